@@ -1,0 +1,43 @@
+// Optimal transposable masks of every tile of a batch of matrices.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "scores.hpp"
+
+namespace transposable {
+
+struct ExactOptions {
+  int n, m;
+  int threads;
+};
+
+struct NanPlace {
+  std::int64_t batch, row, col;
+};
+
+struct ExactStats {
+  std::int64_t tiles = 0;          // full and cropped
+  std::int64_t cropped = 0;        // at a ragged edge
+  std::int64_t wide = 0;           // solved in 64 bits
+  std::int64_t augmentations = 0;  // shortest paths
+  std::optional<NanPlace> nan;     // set: nothing of the mask may be used
+};
+
+// mask: batch x rows x cols bytes, contiguous, 0 or 1. u, v: null or batch x down x across x m
+// doubles, contiguous and zeroed, down = ceil(rows / m), across = ceil(cols / m).
+ExactStats solve_exact(const Scores& scores, const ExactOptions& options, std::uint8_t* mask,
+                       double* u, double* v);
+
+struct DualBound {
+  double value;      // sum over tiles of N sum u + N sum v + sum max(0, a - u - v)
+  double worst_gap;  // largest (dual - primal) / sum of kept |a| of one tile
+};
+
+DualBound dual_bound(const Scores& scores, int n, int m, int threads, const std::uint8_t* mask,
+                     const double* u, const double* v);
+
+double kept_sum(const Scores& scores, int threads, const std::uint8_t* mask);
+
+}  // namespace transposable

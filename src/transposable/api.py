@@ -1,0 +1,183 @@
+"""find_mask and solve: the two ways in."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from transposable import _core
+from transposable.arrays import to_scores
+from transposable.errors import ScoresError, SolverError
+from transposable.layout import Layout, LayoutName
+from transposable.mask import Mask
+from transposable.pattern import Pattern
+from transposable.problem import Problem
+from transposable.solution import Solution, Status
+from transposable.solvers import Auto, Solver, make_solver
+
+
+def find_mask(
+    weight: Any,
+    pattern: str | Pattern,
+    *,
+    solver: str | Solver | type[Solver] = "auto",
+    scores: Any | None = None,
+    layout: LayoutName | Layout = "linear",
+    groups: int = 1,
+    threads: int | None = None,
+) -> Mask:
+    """The mask of the pattern that keeps the most of a weight.
+
+        max sum_ij S_ij a_ij,   a = |weight| or the given scores
+
+    Args:
+        weight: torch tensor, numpy array or anything with DLPack, on the CPU; float32/64/16 or
+            bfloat16; any strides.
+        pattern: "2:4T", "4:8T" (transposable), "2:4" (plain), "4:8S" (sequential), "50%".
+        solver: a name ("auto", "exact", "two_approx", "greedy", ...), a solver object or class.
+        scores: what to maximise instead of |weight|, in the shape of weight; may be negative,
+            +-inf is allowed, NaN is an error.
+        layout: how the tensor is read: "linear" [out, in], "conv" [Cout, Cin/groups, *kernel] or
+            "stacked" [*batch, out, in].
+        groups: groups of a convolution.
+        threads: threads to use; default torch.get_num_threads().
+
+    Returns:
+        A :class:`Mask`; its ``array`` is of the caller's kind. Where a ragged edge crops a tile,
+        the mask keeps at most N per line, as if padded with free zeros.
+
+    Raises:
+        PatternError, LayoutError, ScoresError, SolverError, DeviceError: see their messages.
+
+    Complexity: with the exact solver close to one pass over memory; see docs/solvers.md.
+
+    Example:
+        >>> mask = find_mask(torch.randn(64, 128), "4:8T")
+        >>> mask.density, mask.violations()
+        (0.5, 0)
+    """
+    chosen, problem, read, tensor = _prepare(
+        "find_mask", weight, pattern, solver, scores, layout, groups, threads
+    )
+    outcome = chosen.run(problem, certify=False)
+    return _mask(outcome.kept, problem, read, tensor, weight)
+
+
+def solve(
+    scores: Any,
+    pattern: str | Pattern,
+    solver: str | Solver | type[Solver] = "auto",
+    *,
+    throw: bool = True,
+    layout: LayoutName | Layout = "linear",
+    groups: int = 1,
+    threads: int | None = None,
+) -> Solution:
+    """The best mask for these scores with its objective, bound, gap, status and potentials.
+
+        max sum_ij S_ij a_ij,   a = scores as given (pass |weight| for a mask by magnitude)
+
+    Args:
+        scores: array of scores, larger is kept; may be negative; dtypes as in :func:`find_mask`.
+        pattern: the pattern to satisfy.
+        solver: a name, a solver object or class.
+        throw: raise SolverError when the solver does not deliver what it promises (an optimum not
+            proved, a mask that violates the pattern); otherwise the status says so.
+        layout, groups, threads: as in :func:`find_mask`.
+
+    Returns:
+        A :class:`Solution`.
+
+    Raises:
+        PatternError, LayoutError, ScoresError, SolverError, DeviceError: see their messages.
+
+    Example:
+        >>> solution = solve(torch.rand(16, 16), "2:4T")
+        >>> solution.status.name, solution.mask.density
+        ('OPTIMAL', 0.5)
+    """
+    chosen, problem, read, tensor = _prepare(
+        "solve", scores, pattern, solver, scores, layout, groups, threads
+    )
+    started = time.perf_counter()
+    outcome = chosen.run(problem, certify=True)
+    seconds = time.perf_counter() - started
+    mask = _mask(outcome.kept, problem, read, tensor, scores)
+    objective = _core.kept_sum(problem.matrices, outcome.kept, problem.magnitude, problem.threads)
+    if mask.violations():
+        status = Status.INFEASIBLE
+    elif outcome.optimal:
+        status = Status.OPTIMAL
+    else:
+        status = Status.NOT_OPTIMAL if chosen.promises_optimal else Status.FEASIBLE
+    stats = {
+        "solver": chosen.name,
+        "threads": problem.threads,
+        "seconds": seconds,
+        **outcome.stats,
+    }
+    bound = outcome.bound
+    if outcome.optimal and bound == float("inf"):
+        bound = objective
+    solution = Solution(mask, objective, bound, status, stats, outcome.potentials)
+    if throw and not status.ok:
+        raise SolverError(
+            f"solve: {chosen.name} on scores of shape {tuple(tensor.shape)} with {problem.pattern} "
+            f"ended as {status.name} ({status.value}); relative gap {solution.gap:.3g}; use "
+            "solver='exact', or pass throw=False to receive the mask with this status"
+        )
+    return solution
+
+
+def _prepare(
+    operation: str,
+    weight: Any,
+    pattern: str | Pattern,
+    solver: str | Solver | type[Solver],
+    scores: Any | None,
+    layout: LayoutName | Layout,
+    groups: int,
+    threads: int | None,
+) -> tuple[Solver, Problem, Layout, torch.Tensor]:
+    parsed = Pattern.parse(pattern)
+    chosen = make_solver(solver)
+    if isinstance(chosen, Auto):
+        chosen = chosen.choose(parsed)
+    if not chosen.accepts(parsed):
+        raise SolverError(
+            f"{operation}: solver {chosen.name!r} does not find masks of pattern {parsed} (it accepts "
+            f"{' and '.join(chosen.structures)} patterns); use solver='auto', which takes "
+            f"{Auto().choose(parsed).name!r} here"
+        )
+    tensor = to_scores(weight, operation)
+    read = Layout.of(layout, groups)
+    read.check(tensor.shape, operation)
+    magnitude = scores is None
+    if scores is not None and scores is not weight:
+        given = to_scores(scores, f"{operation} (scores)")
+        if given.shape != tensor.shape:
+            raise ScoresError(
+                f"{operation}: received scores of shape {tuple(given.shape)} for a weight of shape "
+                f"{tuple(tensor.shape)}; they must be equal; give one score per weight"
+            )
+        tensor = given
+    if threads is None:
+        threads = torch.get_num_threads()
+    elif isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise SolverError(
+            f"{operation}: received threads={threads!r}; it must be an integer >= 1; leave it out to "
+            "use torch.get_num_threads()"
+        )
+    problem = Problem(read.matrices(tensor), parsed, magnitude, threads)
+    if not chosen.checks_nan:
+        problem.check_nan(operation)
+    return chosen, problem, read, tensor
+
+
+def _mask(
+    kept: torch.Tensor, problem: Problem, read: Layout, tensor: torch.Tensor, source: Any
+) -> Mask:
+    mask = Mask(read.restore(kept, tensor.shape), problem.pattern, layout=read)
+    return mask.like(source)

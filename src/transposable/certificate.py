@@ -1,0 +1,218 @@
+"""An independent proof of optimality: feasibility, primal = dual, complementary slackness.
+
+Nothing here calls a solver, native code included: plain torch in float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from transposable.arrays import to_scores
+from transposable.errors import MaskError, ScoresError
+from transposable.layout import Layout, LayoutName, blocks
+from transposable.mask import Mask
+from transposable.problem import infinite_stand_in
+
+
+@dataclass(frozen=True, slots=True)
+class Potentials:
+    """Dual variables of every tile: u for its rows, v for its columns.
+
+    Shape [batch, ceil(rows/m), ceil(cols/m), m], float64, in the units of the scores; entries of
+    padded rows and columns are 0.
+    """
+
+    rows: torch.Tensor
+    cols: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What :func:`certify` found; true when it proves the mask optimal to ``tolerance``.
+
+    Attributes:
+        feasible: full tiles keep exactly N per row and column, ragged ones at most N.
+        objective: sum of the kept scores.
+        bound: dual value, which no mask exceeds.
+        gap: (bound - objective) / scale over all tiles, where scale is the sum of kept magnitudes.
+        worst_gap: the largest gap of a single tile.
+        worst_slackness: largest violation of complementary slackness, relative to the largest
+            score of its tile: a kept score below u + v, or a pruned one above it.
+        tiles: number of tiles checked.
+        tolerance: the relative gap up to which a tile counts as proved.
+    """
+
+    feasible: bool
+    objective: float
+    bound: float
+    gap: float
+    worst_gap: float
+    worst_slackness: float
+    tiles: int
+    tolerance: float
+
+    @property
+    def optimal(self) -> bool:
+        """Whether every tile is proved optimal."""
+        return self.feasible and self.worst_gap <= self.tolerance
+
+    def __bool__(self) -> bool:
+        return self.optimal
+
+
+def certify(
+    scores: Any,
+    mask: Mask,
+    potentials: Potentials,
+    *,
+    layout: LayoutName | Layout | None = None,
+    tolerance: float = 1e-6,
+) -> Certificate:
+    """Check from first principles that a transposable mask is optimal for these scores.
+
+    For potentials u, v of a tile, every mask with N kept per row and column satisfies
+
+        sum S_ij a_ij  <=  N sum_i u_i + N sum_j v_j + sum_ij max(0, a_ij - u_i - v_j)
+
+    with equality exactly when a_ij - u_i - v_j >= 0 on kept and <= 0 on pruned entries (linear
+    programming duality of the transport problem; the paper's min-cost flow, figure 4). In a tile
+    that is cropped by a ragged edge at most N are kept, and u, v must be non-negative: negative
+    ones are replaced by 0, which keeps the bound valid. An infinite score counts as 2^14 times the
+    largest finite magnitude of its tile, which outweighs every sum of finite scores.
+
+    Args:
+        scores: the scores that were maximised (|weight| for a mask by magnitude), in the shape of
+            the mask; float32/64/16 or bfloat16.
+        mask: the mask to check, with a transposable pattern.
+        potentials: from :attr:`Solution.potentials`, or anyone else.
+        layout: the layout of the scores if it is not the mask's.
+        tolerance: relative duality gap per tile that still counts as optimal.
+
+    Returns:
+        A :class:`Certificate`.
+
+    Raises:
+        ScoresError: if the scores contain NaN or have the wrong shape or dtype.
+        MaskError: if the mask's pattern is not transposable or the potentials do not fit.
+
+    Complexity: O(weights) time; float64 temporaries of one row of tiles at a time.
+
+    Example:
+        >>> import transposable
+        >>> scores = torch.rand(64, 64)
+        >>> solution = transposable.solve(scores, "4:8T")
+        >>> certify(scores, solution.mask, solution.potentials).optimal
+        True
+    """
+    pattern = mask.pattern
+    if not pattern.transposable:
+        raise MaskError(
+            f"certify: received a mask with pattern {pattern}; the certificate is one of transposable "
+            "masks; use verify() for other patterns"
+        )
+    tensor = to_scores(scores, "certify")
+    if tensor.shape != mask.shape:
+        raise ScoresError(
+            f"certify: received scores of shape {tuple(tensor.shape)} and a mask of shape "
+            f"{tuple(mask.shape)}; they must be equal; pass the scores the mask was found for"
+        )
+    read = mask.layout if layout is None else Layout.of(layout, mask.layout.groups)
+    values, kept = read.matrices(tensor), read.matrices(mask.tensor)
+    m = pattern.m
+    batch, rows, cols = values.shape
+    expected = (batch, -(-rows // m), -(-cols // m), m)
+    for name, potential in (("rows", potentials.rows), ("cols", potentials.cols)):
+        if tuple(potential.shape) != expected:
+            raise MaskError(
+                f"certify: potentials.{name} has shape {tuple(potential.shape)}; {expected} is needed "
+                f"for {pattern} on {tuple(mask.shape)}; pass the potentials of this solution"
+            )
+    total = _Totals()
+    for b in range(batch):
+        for top in range(0, rows, m):
+            total.add(
+                values[b : b + 1, top : top + m].double(),
+                kept[b : b + 1, top : top + m],
+                potentials.rows[b, top // m].double(),
+                potentials.cols[b, top // m].double(),
+                pattern.n,
+                m,
+            )
+    return total.certificate(tolerance)
+
+
+class _Totals:
+    """Sums and extremes over the strips of tiles."""
+
+    def __init__(self) -> None:
+        self.feasible = True
+        self.objective = self.bound = self.scale = 0.0
+        self.worst_gap = self.worst_slackness = 0.0
+        self.tiles = 0
+
+    def add(
+        self,
+        strip: torch.Tensor,
+        kept_strip: torch.Tensor,
+        u: torch.Tensor,
+        v: torch.Tensor,
+        n: int,
+        m: int,
+    ) -> None:
+        """One row of tiles: strip and kept_strip [1, <= m, cols]; u, v [across, m]."""
+        if strip.isnan().any():
+            raise ScoresError("certify: the scores contain NaN; scores must be numbers; remove it")
+        a = _finite(blocks(strip, m)[0, 0])
+        kept = blocks(kept_strip, m)[0, 0]
+        real = blocks(torch.ones_like(kept_strip), m)[0, 0]
+        if not len(a):
+            return
+        full = real.all(2).all(1)
+        by_row, by_col = kept.sum(2), kept.sum(1)
+        at_most = (by_row <= n).all(1) & (by_col <= n).all(1)
+        exactly = (by_row == n).all(1) & (by_col == n).all(1)
+        self.feasible &= bool(torch.where(full, exactly, at_most).all())
+
+        u = torch.where(full[:, None], u, u.clamp(min=0))
+        v = torch.where(full[:, None], v, v.clamp(min=0))
+        reduced = torch.where(real, a - u[:, :, None] - v[:, None, :], 0.0)
+        primal = torch.where(kept, a, 0.0).sum((1, 2))
+        dual = n * u.sum(1) + n * v.sum(1) + reduced.clamp(min=0).sum((1, 2))
+        scale = torch.where(kept, a.abs(), 0.0).sum((1, 2))
+        difference = dual - primal
+        relative = torch.where(difference > 0, difference / scale.clamp(min=1e-300), 0.0)
+        wrong = torch.where(kept, -reduced, reduced).clamp(min=0).amax((1, 2))
+        largest = a.abs().amax((1, 2)).clamp(min=1e-300)
+
+        self.objective += primal.sum().item()
+        self.bound += dual.sum().item()
+        self.scale += scale.sum().item()
+        self.worst_gap = max(self.worst_gap, relative.max().item())
+        self.worst_slackness = max(self.worst_slackness, (wrong / largest).max().item())
+        self.tiles += len(a)
+
+    def certificate(self, tolerance: float) -> Certificate:
+        gap = max(self.bound - self.objective, 0.0) / max(self.scale, 1e-300)
+        return Certificate(
+            self.feasible,
+            self.objective,
+            self.bound,
+            gap,
+            self.worst_gap,
+            self.worst_slackness,
+            self.tiles,
+            tolerance,
+        )
+
+
+def _finite(tiles: torch.Tensor) -> torch.Tensor:
+    """The tiles with every infinite score replaced by the finite value that stands for it."""
+    infinite = tiles.isinf()
+    if not infinite.any():
+        return tiles
+    largest = torch.where(infinite, 0.0, tiles.abs()).amax((1, 2)).tolist()
+    stand_in = torch.tensor([infinite_stand_in(x) for x in largest], dtype=torch.float64)
+    return torch.where(infinite, tiles.sign() * stand_in[:, None, None], tiles)

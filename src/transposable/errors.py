@@ -1,0 +1,46 @@
+"""Every exception and warning of the package.
+
+Each message names the operation, what was received, the rule that was broken and the remedy.
+"""
+
+from __future__ import annotations
+
+
+class TransposableError(Exception):
+    """Base of every error raised on purpose by this package."""
+
+
+class PatternError(TransposableError, ValueError):
+    """A pattern string or a pair (n, m) that names no valid pattern."""
+
+
+class ScoresError(TransposableError, ValueError):
+    """Weights or scores that cannot be masked: wrong dtype, wrong shape, NaN."""
+
+
+class LayoutError(TransposableError, ValueError):
+    """A tensor whose dimensions do not fit the layout it was declared to have."""
+
+
+class MaskError(TransposableError, ValueError):
+    """A mask of the wrong shape or dtype, or one asked for something it does not have."""
+
+
+class SolverError(TransposableError, RuntimeError):
+    """A solver that does not fit the pattern, or that could not deliver what it promises."""
+
+
+class DeviceError(TransposableError, RuntimeError):
+    """A tensor on a device that the operation does not support."""
+
+
+class FileError(TransposableError, OSError):
+    """A file that is missing, truncated, corrupt, of the wrong kind or not writable."""
+
+
+class SelectionError(TransposableError, ValueError):
+    """An include or exclude pattern that selects nothing."""
+
+
+class NoEffectWarning(UserWarning):
+    """An operation that changed nothing."""

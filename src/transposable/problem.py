@@ -1,0 +1,64 @@
+"""The problem every solver is given: scores as matrices, and the pattern to satisfy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from transposable.errors import ScoresError
+from transposable.layout import blocks
+from transposable.pattern import Pattern
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """maximise sum S_ij a_ij over masks S that satisfy the pattern.
+
+    Attributes:
+        matrices: [batch, rows, cols] of float32/64/16 or bfloat16, any strides, on the CPU.
+        pattern: full tiles keep exactly N per line; a tile cropped by a ragged edge keeps at most
+            N per line, as if it were padded with scores of zero that are free to be kept or not.
+        magnitude: a_ij is |matrices_ij| when true, matrices_ij itself when false.
+        threads: threads that native code may use.
+    """
+
+    matrices: torch.Tensor
+    pattern: Pattern
+    magnitude: bool
+    threads: int
+
+    def scores(self) -> torch.Tensor:
+        """The scores that are maximised, [batch, rows, cols], in the matrices' dtype."""
+        return self.matrices.abs() if self.magnitude else self.matrices
+
+    def tiles(self) -> torch.Tensor:
+        """The scores as float64 tiles [batch, down, across, m, m], zero-padded."""
+        return blocks(self.scores().double(), self.pattern.m)
+
+    def check_nan(self, operation: str) -> None:
+        """Raise ScoresError at the first NaN."""
+        for index, matrix in enumerate(self.matrices):
+            bad = torch.isnan(matrix)
+            if bad.any():
+                row, col = bad.nonzero()[0].tolist()
+                raise nan_error(operation, index, row, col)
+
+
+def nan_error(operation: str, batch: int, row: int, col: int) -> ScoresError:
+    """The error for a NaN at this place of the matrices."""
+    return ScoresError(
+        f"{operation}: the score at matrix {batch}, row {row}, column {col} is NaN; scores must be "
+        "numbers (infinities are allowed); find where the NaN comes from, or replace it with "
+        "torch.nan_to_num"
+    )
+
+
+def infinite_stand_in(largest_finite: float) -> float:
+    """The finite value that stands for an infinite score in a tile.
+
+    It outweighs every sum of finite scores of a tile: 2^14 > 2 * 64 * 63, times the largest finite
+    magnitude of the tile (1 if that is 0).
+    """
+    return math.ldexp(largest_finite or 1.0, 14)
