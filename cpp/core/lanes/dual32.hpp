@@ -19,6 +19,7 @@ struct Block32 {
   I32 q[P * P];
   I32 u[P], v[P];
   I32 kept[P * kWords];  // bit j % 32 of kept[i * kWords + j / 32]
+  I32 equal[P * kWords]; // of tied rows: the entries at the threshold; else none
   I32 count[P];          // kept entries of each column
 };
 
@@ -97,20 +98,25 @@ __attribute__((noinline)) Selection select32(Block32<P>& block, int n, int m) {
       missing[i] = add_where(above, missing[i], splat<I32>(-1));
       bits[j / 32] = add_where(above, bits[j / 32], splat<I32>(static_cast<std::int32_t>(1u << j % 32)));
     }
-    for (int w = 0; w < words; ++w) block.kept[i * words + w] = bits[w];
+    for (int w = 0; w < words; ++w) {
+      block.kept[i * words + w] = bits[w];
+      block.equal[i * words + w] = I32{};
+    }
     const std::uint32_t ties = lane_bits(nth == next);
     tied_lanes |= ties;
     if (ties) tied_rows |= std::uint64_t{1} << i;
   }
   for (; tied_rows; tied_rows &= tied_rows - 1) {
     const int i = __builtin_ctzll(tied_rows);
-    I32 key[P], sorted[P];
+    I32 key[P], sorted[P], equal[words] = {};
 #pragma GCC unroll 64
     for (int j = 0; j < P; ++j) {
       const I32 tie = block.q[i * P + j] - block.v[j] == block.u[i];
       const int turn = j >= i ? j - i : j - i + m;  // all-equal rows take turns
       key[j] = sorted[j] = tie ? -(block.count[j] * 64 + turn) : splat<I32>(kNever32);
+      equal[j / 32] = add_where(tie, equal[j / 32], splat<I32>(static_cast<std::int32_t>(1u << j % 32)));
     }
+    for (int w = 0; w < words; ++w) block.equal[i * words + w] = equal[w];
     sort_descending<P>(sorted);
     I32 threshold = splat<I32>(1);  // above all keys: nothing missing, nothing taken
 #pragma GCC unroll 64

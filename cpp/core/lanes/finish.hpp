@@ -27,6 +27,7 @@ class Finish {
   std::int32_t v[P];
   std::int32_t held[P];  // kept entries of each column
   std::uint64_t kept[P];
+  std::uint64_t equal[P];  // entries at the threshold of a row, where rows have ties
 
   // Scores of row i, from P floats of which m are real.
   TP_INLINE void set_row(int i, const float* scores, int m) {
@@ -39,29 +40,28 @@ class Finish {
     for (int j = m; j < P; ++j) q_[i][j / kPieceLanes][j % kPieceLanes] = kNever32;
   }
 
-  // Needs rows, kept, held and v; returns the number of paths.
+  // Moves along ties, as far as they go; needs kept, held and equal. True when that was enough.
+  __attribute__((noinline)) bool settle_ties(int n, int m) {
+    start(n, m);
+    if (over_) move_along_ties();
+    return over_ == 0;
+  }
+
+  // Needs rows, kept, held and v; returns the number of shortest paths.
   __attribute__((noinline)) int run(int n, int m, bool ties) {
-    n_ = n;
-    m_ = m;
-    over_ = under_ = 0;
+    start(n, m);
     for (int j = m; j < P; ++j) v[j] = 0;
-    for (int j = 0; j < m; ++j) {
-      if (held[j] > n) over_ |= std::uint64_t{1} << j;
-      if (held[j] < n) under_ |= std::uint64_t{1} << j;
-    }
     int paths = 0;
     bool split = false;
     while (over_) {
-      if (ties) {
-        const int found = move_along_ties();
-        paths += found;
-        split &= found == 0;
-        if (!over_) break;
-      }
       if (!split) split_rows();
       split = true;
       shortest_path();
       ++paths;
+      if (ties && over_) {
+        find_ties();
+        split = move_along_ties() == 0;
+      }
     }
     return paths;
   }
@@ -99,9 +99,17 @@ class Finish {
     return (word & lane) == lane;
   }
 
-  // Moves that cost nothing: within a row, between kept and pruned entries at the row's threshold.
-  int move_along_ties() {
-    std::uint64_t leave[P], enter[P];
+  void start(int n, int m) {
+    n_ = n;
+    m_ = m;
+    over_ = under_ = 0;
+    for (int j = 0; j < m; ++j) {
+      over_ |= static_cast<std::uint64_t>(held[j] > n) << j;
+      under_ |= static_cast<std::uint64_t>(held[j] < n) << j;
+    }
+  }
+
+  void find_ties() {
     for (int i = 0; i < m_; ++i) {
       Piece x[kPieces], low = Piece{} + kFar;
 #pragma GCC unroll 16
@@ -110,21 +118,32 @@ class Finish {
         low = min(low, spread(kept[i] >> p * kPieceLanes) ? x[p] : Piece{} + kFar);
       }
       const std::int32_t threshold = reduce_min(low);
-      std::uint64_t equal = 0;
+      equal[i] = 0;
 #pragma GCC unroll 16
-      for (int p = 0; p < kPieces; ++p) equal |= bits(x[p] == threshold) << p * kPieceLanes;
-      equal &= columns();
-      leave[i] = equal & kept[i];
-      enter[i] = equal & ~kept[i];
+      for (int p = 0; p < kPieces; ++p) equal[i] |= bits(x[p] == threshold) << p * kPieceLanes;
+      equal[i] &= columns();
     }
+  }
+
+  // Moves that cost nothing: within a row, between kept and pruned entries at the row's threshold.
+  int move_along_ties() {
     int found = 0;
+    // Most need one move only.
+    for (int i = 0; i < m_; ++i)
+      for (;;) {
+        const std::uint64_t from = equal[i] & kept[i] & over_, to = equal[i] & ~kept[i] & under_;
+        if (!from || !to) break;
+        kept[i] ^= (from & -from) | (to & -to);
+        transfer(__builtin_ctzll(from), __builtin_ctzll(to));
+        ++found;
+      }
     std::uint8_t from_col[P], by_row[P];
     while (over_) {
       std::uint64_t seen = over_, frontier = over_, reached = 0;
       while (frontier && !(reached & under_)) {
         reached = 0;
         for (int i = 0; i < m_; ++i) {
-          const std::uint64_t sources = leave[i] & frontier, fresh = enter[i] & ~seen;
+          const std::uint64_t sources = equal[i] & kept[i] & frontier, fresh = equal[i] & ~kept[i] & ~seen;
           if (!sources || !fresh) continue;
           const int source = __builtin_ctzll(sources);
           for (std::uint64_t left = fresh; left; left &= left - 1) {
@@ -141,11 +160,8 @@ class Finish {
       const int target = __builtin_ctzll(reached & under_);
       int to = target;
       while (!(over_ >> to & 1)) {
-        const int row = by_row[to], from = from_col[to];
-        const std::uint64_t change = (std::uint64_t{1} << from) | (std::uint64_t{1} << to);
-        kept[row] ^= change;
-        leave[row] ^= change;
-        enter[row] ^= change;
+        const int from = from_col[to];
+        kept[by_row[to]] ^= (std::uint64_t{1} << from) | (std::uint64_t{1} << to);
         to = from;
       }
       transfer(to, target);

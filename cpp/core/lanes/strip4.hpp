@@ -29,6 +29,9 @@ class Strip4Solver final : public LaneSolver {
         if (direct && tiles == kLanes32) {
           for (int i = 0; i < 4; ++i)
             lines[i] = static_cast<const float*>(job_.scores.data) + job_.scores.offset(b, down * 4 + i, at * 4);
+          // A kilobyte or two ahead; past the end of a line this reads what comes soon, or nothing.
+          for (int i = 0; i < 4; ++i)
+            for (int k = 0; k < 4 * kLanes32; k += 16) __builtin_prefetch(lines[i] + kAhead + k, 0, 3);
           run(lines, sign_, b, down, at, tiles);
         } else {
           stage(b, down, at, tiles, lines);
@@ -41,6 +44,8 @@ class Strip4Solver final : public LaneSolver {
   const LaneStats& stats() const override { return stats_; }
 
  private:
+  static constexpr int kAhead = 384;  // floats
+
   void stage(std::int64_t b, std::int64_t down, std::int64_t at, int tiles, const float** lines) {
     for (int i = 0; i < 4; ++i) lines[i] = lines_[i];
     if (job_.scores.dtype == DType::f64) {

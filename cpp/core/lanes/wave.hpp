@@ -12,6 +12,7 @@
 
 #include "finish.hpp"
 #include "staging.hpp"
+#include "tied.hpp"
 
 namespace transposable::TP_ISA {
 
@@ -42,17 +43,17 @@ template <int P>
 struct Schedule;
 template <>
 struct Schedule<8> {
-  static constexpr int wave[] = {15, 2, 2, 3, 1, 2, 2, 3};
+  static constexpr int wave[] = {15, 2, 2, 3, 1, 2, 3, 2};
   static constexpr int more = 8;
 };
 template <>
 struct Schedule<16> {
-  static constexpr int wave[] = {15, 2, 3, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2};
+  static constexpr int wave[] = {15, 2, 3, 2, 1, 1, 2, 1, 1, 1, 1, 2, 1, 2};
   static constexpr int more = 6;
 };
 template <>
 struct Schedule<32> {
-  static constexpr int wave[] = {15, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2};
+  static constexpr int wave[] = {15, 3, 2, 1, 2, 1, 1, 1, 2, 1, 1, 0, 1, 1, 1, 1, 1, 2};
   static constexpr int more = 8;
 };
 template <>
@@ -84,7 +85,7 @@ class WaveSolver final : public LaneSolver {
 
   void solve(std::int64_t first, std::int64_t last) override {
     const std::int64_t full = job_.scores.cols / m_;
-    exponent_ = 0;  // nothing is carried from call to call: masks do not depend on the threads
+    exponent_ = tied_ahead_ = 0;  // nothing is carried from call to call: masks do not depend on the threads
     for (std::int64_t strip = first; strip < last; ++strip) {
       const std::int64_t b = strip / down_, down = strip % down_;
       if ((down + 1) * m_ > job_.scores.rows) continue;
@@ -106,6 +107,8 @@ class WaveSolver final : public LaneSolver {
 
  private:
   static constexpr int kWords = Block16<P>::kWords;
+  static constexpr std::uint32_t kAllLanes = kLanes16 == 32 ? ~std::uint32_t{0} : (1u << kLanes16 % 32) - 1;
+  static constexpr int kNoise = 400;
   static constexpr int kWaves = P <= 8 ? 32 : P <= 16 ? 16 : 8;
   static constexpr std::size_t kPending = 8 * kLanes16;
 
@@ -154,6 +157,10 @@ class WaveSolver final : public LaneSolver {
     const float* lines[P];
     find_lines(b, down, across, lines);
     const int count = kLanes16 * m_;
+    if (tied_ahead_ > 0 && run_tied(wave, lines)) {
+      ++waves_;
+      return;
+    }
     // The scale of the last block will mostly do: one pass over memory instead of two.
     const bool usable = read_wave(lines, count) || read_wave(lines, count);
     const int exponent = exponent_;
@@ -167,15 +174,20 @@ class WaveSolver final : public LaneSolver {
       }
       const Verdict verdict = rounds_.select(block_, n_, m_);
       proved = verdict.proved;
-      tied = verdict.tied;
+      tied = verdict.tied & ~proved;
+      if (m_ == P && tied_ahead_ == 0 && __builtin_popcount(tied) >= kLanes16 / 8 &&
+          many_exact(lines[0], power_of_two(exponent - 1)) && run_tied(wave, lines)) {
+        ++waves_;
+        return;
+      }
+      if (tied_ahead_ < 0) ++tied_ahead_;
       for (int e = 0; e < P * kWords; ++e) wave.kept[e] = block_.kept[e];
       stats_.wave += __builtin_popcount(proved);
       if (job_.u)
         for (std::uint32_t left = proved; left; left &= left - 1)
           write_potentials16(b, down, across + __builtin_ctz(left), __builtin_ctz(left), exponent);
     }
-    const std::uint32_t lanes = kLanes16 == 32 ? ~std::uint32_t{0} : (1u << kLanes16 % 32) - 1;
-    for (std::uint32_t left = lanes & ~proved; left; left &= left - 1) {
+    for (std::uint32_t left = kAllLanes & ~proved; left; left &= left - 1) {
       const int lane = __builtin_ctz(left);
       Entry& entry = add(tied >> lane & 1 ? ties_ : compact_, b, down, across + lane);
       entry.wave = waves_;
@@ -185,6 +197,48 @@ class WaveSolver final : public LaneSolver {
     }
     ++waves_;
   }
+
+  // ---- tied ---------------------------------------------------------------------------------------
+
+  // False when the block is none for 16 bits.
+  bool run_tied(Wave& wave, const float* const* lines) {
+    if (!read_wave(lines, kLanes16 * m_) && !read_wave(lines, kLanes16 * m_)) return false;
+    const int exponent = exponent_ - 1, centre = centre_ / 2;
+    read_tied<P>(tied_, lines, power_of_two(exponent), centre, sign_);
+    perturb(tied_, block_, kNoise);
+    guess_columns(block_, m_);
+    for (int j = 0; j < P; ++j) block_.u[j] = I16{};
+    constexpr int half_rounds = sizeof(Schedule<P>::wave) / sizeof(int);
+    for (int k = 0; k < half_rounds; ++k) rounds_.half[k % 2](block_, n_, m_, Schedule<P>::wave[k]);
+    const Verdict verdict = rounds_.select(block_, n_, m_);
+    const std::uint32_t proved = prove_tied(tied_, block_, verdict.proved);
+    // The next blocks go the same way while that pays; where it does not it is left alone for a while.
+    if (4 * __builtin_popcount(proved) >= kLanes16)
+      tied_ahead_ = tied_ahead_ > 0 ? tied_ahead_ - 1 : 15;
+    else
+      tied_ahead_ = -31;
+    for (int e = 0; e < P * kWords; ++e) wave.kept[e] = block_.kept[e];
+    stats_.wave += __builtin_popcount(proved);
+    if (job_.u)
+      for (std::uint32_t left = proved; left; left &= left - 1) {
+        const int lane = __builtin_ctz(left);
+        const double unit = double_power_of_two(-exponent);
+        write_potentials(wave.b, wave.down, wave.across + lane,
+                         [&](int i) { return (lane_of(tied_.u[i], lane) * 0.5 + centre) * unit; },
+                         [&](int j) { return lane_of(tied_.v[j], lane) * 0.5 * unit; });
+      }
+    for (std::uint32_t left = kAllLanes & ~proved; left; left &= left - 1) {
+      const int lane = __builtin_ctz(left);
+      Entry& entry = add(ties_, wave.b, wave.down, wave.across + lane);
+      entry.wave = waves_;
+      entry.lane = lane;
+      entry.warm = true;
+      save_v16(entry, lane, exponent);
+    }
+    return true;
+  }
+
+  // ---- reading ------------------------------------------------------------------------------------
 
   // False when the scale did not fit, which is then mended as far as it can be: NaN, infinities and
   // extreme scales are left to the tiles one by one.
@@ -320,26 +374,18 @@ class WaveSolver final : public LaneSolver {
     }
     for (int lane = 0; lane < count; ++lane) {
       if (!used[lane]) continue;
-      const bool proved = selection.proved >> lane & 1;
       for (int i = 0; i < m_; ++i) {
-        finish_.kept[i] = 0;
-        for (int w = 0; w < Block32<P>::kWords; ++w)
-          finish_.kept[i] |= static_cast<std::uint64_t>(static_cast<std::uint32_t>(
-                                 lane_of(block32_.kept[i * Block32<P>::kWords + w], lane)))
-                             << 32 * w;
+        finish_.kept[i] = word_of(block32_.kept, i, lane);
+        finish_.equal[i] = word_of(block32_.equal, i, lane);
       }
-      if (proved && !job_.u) {
-        ++stats_.ties;
-        commit(entries[lane], finish_.kept);
-        continue;
+      for (int j = 0; j < m_; ++j) finish_.held[j] = lane_of(block32_.count[j], lane);
+      bool settled = finish_.settle_ties(n_, m_);
+      if (!settled || job_.u) {
+        for (int j = 0; j < m_; ++j) finish_.v[j] = lane_of(block32_.v[j], lane);
+        for (int i = 0; i < m_; ++i) finish_.set_row(i, staged[i] + lane * m_, m_);
+        finish_.run(n_, m_, selection.tied >> lane & 1);
       }
-      for (int j = 0; j < m_; ++j) {
-        finish_.v[j] = lane_of(block32_.v[j], lane);
-        finish_.held[j] = lane_of(block32_.count[j], lane);
-      }
-      for (int i = 0; i < m_; ++i) finish_.set_row(i, staged[i] + lane * m_, m_);
-      const int paths = finish_.run(n_, m_, selection.tied >> lane & 1);
-      ++(paths ? stats_.paths : stats_.ties);
+      ++(settled ? stats_.ties : stats_.paths);
       commit(entries[lane], finish_.kept);
       if (job_.u) {
         const double unit = double_power_of_two(-exponents[lane]);
@@ -348,6 +394,14 @@ class WaveSolver final : public LaneSolver {
                          [&](int j) { return finish_.v[j] * unit; });
       }
     }
+  }
+
+  static std::uint64_t word_of(const I32* words, int row, int lane) {
+    std::uint64_t result = 0;
+    for (int w = 0; w < Block32<P>::kWords; ++w)
+      result |= static_cast<std::uint64_t>(static_cast<std::uint32_t>(lane_of(words[row * Block32<P>::kWords + w], lane)))
+                << 32 * w;
+    return result;
   }
 
   // ---- in and out ---------------------------------------------------------------------------------
@@ -461,10 +515,12 @@ class WaveSolver final : public LaneSolver {
 
   Block16<P> block_;
   Block32<P> block32_;
+  TiedBlock<P> tied_;
   Finish<P> finish_;
   Tile<P> tile_;
   Wave wave_[kWaves];
-  int exponent_ = 0;  // scores were last scaled by 2^exponent_
+  int exponent_ = 0;    // scores were last scaled by 2^exponent_
+  int tied_ahead_ = 0;  // > 0: blocks to come that are taken to be full of ties; < 0: not to be
   int waves_ = 0;
   FloatArray lines_, converted_;
   std::vector<Entry> compact_, ties_, late_;
