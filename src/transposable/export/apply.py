@@ -161,7 +161,8 @@ class Worker:
         report = verify(reading.orient(weight), reading.pattern, layout=reading.layout)
         if not report.ok:
             raise SolverError(
-                f"{where}: the weights violate {reading.pattern} in {report.violations} groups after "
+                f"{where}: the weights violate {reading.pattern} in {report.violations} groups "
+                "after "
                 f"the mask of solver {self._solver.name!r} was applied; nothing is written; use "
                 "--solver exact, and report this as an error in the solver"
             )

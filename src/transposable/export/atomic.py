@@ -171,7 +171,8 @@ def explain(target: Path, error: OSError) -> OutputError:
     reason = error.strerror or str(error)
     remedy = _REMEDIES.get(error.errno or 0, "check the disk and the permissions")
     return OutputError(
-        f"write {target}: {reason}; nothing was changed, what was there before is untouched; {remedy}"
+        f"write {target}: {reason}; nothing was changed, what was there before is untouched; "
+        f"{remedy}"
     )
 
 
@@ -221,7 +222,7 @@ def _backup(temporary: Path) -> Path:
 
 
 def _replace_directory(temporary: Path, target: Path) -> None:
-    """Put a directory in the place of another; afterwards ``temporary`` or its backup is the old."""
+    """Put a directory in the place of another; the old one is left under a temporary name."""
     if not os.path.lexists(target):
         os.rename(temporary, target)
     elif not _exchange(temporary, target):

@@ -46,7 +46,7 @@ def verify_model(
     *,
     choice: Choice | None = None,
     masks: str | os.PathLike[str] | None = None,
-    progress: Callable[[Entry], None] | None = None,
+    progress: Callable[[float, str], None] | None = None,
 ) -> list[Checked]:
     """Check every tensor that should satisfy a pattern, along both axes, one at a time.
 
@@ -56,7 +56,7 @@ def verify_model(
             ``prune`` would prune; None for the pattern each tensor records.
         choice: with a pattern, which tensors instead.
         masks: a masks file: the masks must satisfy their patterns and the weights the masks.
-        progress: called after every checked tensor.
+        progress: called after every checked tensor with the share done and the tensor's name.
 
     Raises:
         SelectionError: if there is neither a record nor a pattern, or nothing is selected.
@@ -68,17 +68,18 @@ def verify_model(
     for name, (mask, reading) in held.items():
         if name not in entries or reading.oriented_shape(entries[name][1].shape) != mask.shape:
             raise FileError(
-                f"verify {source.path}: the masks hold {name!r} of shape {tuple(mask.shape)}, which "
-                "the model does not; give the masks that were written with this model"
+                f"verify {source.path}: the masks hold {name!r} of shape {tuple(mask.shape)}, "
+                "which the model does not; give the masks that were written with this model"
             )
     checked = []
+    done, total = 0, sum(entries[name][1].nbytes for name in readings)
     for name, reading in readings.items():
         shard, entry = entries[name]
         if entry.dtype not in PRUNABLE_DTYPES:
             raise FileError(
                 f"verify {source.path}: tensor {name!r} is recorded as pruned and has dtype "
-                f"{entry.dtype}; pruned tensors have one of {', '.join(PRUNABLE_DTYPES)}; the record "
-                "and the weights do not belong together"
+                f"{entry.dtype}; pruned tensors have one of {', '.join(PRUNABLE_DTYPES)}; the "
+                "record and the weights do not belong together"
             )
         weight = reading.orient(shard.read(entry))
         report = verify(weight, reading.pattern, layout=reading.layout)
@@ -89,7 +90,8 @@ def verify_model(
             outside += mask.violations()
         checked.append(Checked(name, entry.shape, reading, report, outside))
         if progress is not None:
-            progress(entry)
+            done += entry.nbytes
+            progress(done / max(total, 1), name)
     return checked
 
 

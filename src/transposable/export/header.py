@@ -134,8 +134,8 @@ def parse_header(start: bytes, file_size: int, where: str) -> Header:
     if end != present:
         state = "truncated" if present < end else "longer than its header says"
         raise FileError(
-            f"read {where}: the file is {state}: the header describes {end:,} bytes of tensors, the "
-            f"file holds {present:,}; {_REMEDY}"
+            f"read {where}: the file is {state}: the header describes {end:,} bytes of tensors, "
+            f"the file holds {present:,}; {_REMEDY}"
         )
     return header
 
@@ -148,14 +148,15 @@ def header_length(start: bytes, file_size: int, where: str) -> int:
     """
     if file_size < 8 or len(start) < 8:
         raise FileError(
-            f"read {where}: the file has {file_size} bytes; a safetensors file starts with 8 bytes of "
-            f"header length; {_REMEDY}"
+            f"read {where}: the file has {file_size} bytes; a safetensors file starts with 8 bytes "
+            f"of header length; {_REMEDY}"
         )
     length = int.from_bytes(start[:8], "little")
     if length > MAX_HEADER or length > file_size - 8 or length < 2:
         raise FileError(
             f"read {where}: the first 8 bytes announce a header of {length:,} bytes in a file of "
-            f"{file_size:,}; it must fit the file and the format's limit of {MAX_HEADER:,}; {_REMEDY}"
+            f"{file_size:,}; it must fit the file and the format's limit of {MAX_HEADER:,}; "
+            f"{_REMEDY}"
         )
     return length
 
@@ -213,8 +214,8 @@ def _entry(name: str, claim: Any, where: str) -> Entry:
             break
     if bits != 8 * (end - begin):
         raise refuse(
-            f"shape {str(shape)[:100]} of {dtype} does not take the {end - begin:,} bytes its offsets "
-            "leave"
+            f"shape {str(shape)[:100]} of {dtype} does not take the {end - begin:,} bytes its "
+            "offsets leave"
         )
     return Entry(name, dtype, tuple(shape), begin, end)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -10,7 +11,6 @@ from pathlib import Path
 
 from transposable.export.apply import PrunedTensor, Worker
 from transposable.export.atomic import Transaction, absolute
-from transposable.export.header import Entry
 from transposable.export.masks import MasksWriter
 from transposable.export.policy import Tensor
 from transposable.export.reader import TensorFile
@@ -62,7 +62,7 @@ def prune_model(
     solver: str | Solver | type[Solver] = "auto",
     threads: int | None = None,
     masks: str | os.PathLike[str] | None = None,
-    progress: Callable[[Entry, PrunedTensor | None], None] | None = None,
+    progress: Callable[[float, str], None] | None = None,
 ) -> PruneReport:
     """Prune a model on disk by magnitude and write it, one tensor in memory at a time.
 
@@ -75,7 +75,7 @@ def prune_model(
         solver: as in :func:`transposable.solve`.
         threads: threads of the mask search.
         masks: a file for the masks, one bit a weight.
-        progress: called after every tensor, with its figures if it was pruned.
+        progress: called after every pruned tensor with the share done and the tensor's name.
 
     Returns:
         A :class:`PruneReport`.
@@ -110,6 +110,8 @@ def prune_model(
     check_targets(source, out, masks)
     worker = Worker(source, decisions, chosen, threads)
     pruned: list[PrunedTensor] = []
+    done = 0
+    total = sum(math.prod(d.tensor.shape) for d in decisions.values() if d.pruned)
     with Transaction() as outputs:
         if out is not None and source.is_directory:
             notes += fill_directory(outputs, source, Path(out))
@@ -122,8 +124,9 @@ def prune_model(
                 figures = worker.process(shard, entry, writer, mask_writer)
                 if figures is not None:
                     pruned.append(figures)
-                if progress is not None:
-                    progress(entry, figures)
+                    done += figures.weights
+                    if progress is not None:
+                        progress(done / max(total, 1), entry.name)
             if writer is not None:
                 writer.finish()
         if mask_writer is not None:

@@ -70,7 +70,8 @@ class TensorFile:
         status = os.fstat(self._file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise FileError(
-                f"read {where}: this is no regular file; give a .safetensors file or a model directory"
+                f"read {where}: this is no regular file; give a .safetensors file or a model "
+                "directory"
             )
         start = self._at(0, min(8, status.st_size))
         _refuse_other_content(self._at(0, min(64, status.st_size)), where)
@@ -89,8 +90,8 @@ class TensorFile:
                 got = self._file.readinto(view)
                 if not got:
                     raise FileError(
-                        f"read {self.path}: the file ended early; it was changed while it was being "
-                        "read; run again when nothing else writes to it"
+                        f"read {self.path}: the file ended early; it was changed while it was "
+                        "being read; run again when nothing else writes to it"
                     )
                 view = view[got:]
         except OSError as error:
@@ -113,7 +114,7 @@ class TensorFile:
             scratch = torch.empty(entry.nbytes, dtype=torch.uint8)
         raw = scratch[: entry.nbytes]
         if entry.nbytes:
-            self._fill(memoryview(raw.numpy()), self.header.data_start + entry.begin)
+            self._fill(raw.numpy().data, self.header.data_start + entry.begin)
         dtype = TORCH_DTYPES.get(entry.dtype)
         return raw if dtype is None else raw.view(dtype).reshape(entry.shape)
 
@@ -156,7 +157,8 @@ def _refuse_other_content(start: bytes, where: str) -> None:
         raise FileError(f"read {where}: the content is a pickle (or a zip of one); {_CONVERT}")
     if start.startswith(b"version https://git-lfs"):
         raise FileError(
-            f"read {where}: this is a Git LFS pointer, not the weights; fetch them with 'git lfs pull'"
+            f"read {where}: this is a Git LFS pointer, not the weights; fetch them with 'git lfs "
+            "pull'"
         )
 
 

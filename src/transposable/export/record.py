@@ -77,8 +77,8 @@ def read_record(header: Header, where: str) -> dict[str, Reading]:
     version = metadata.get(KEY_FORMAT)
     if version != FORMAT:
         raise FileError(
-            f"read {where}: the pruning record has format {version!r}; this version reads {FORMAT!r}; "
-            "install the version of transposable that wrote it"
+            f"read {where}: the pruning record has format {version!r}; this version reads "
+            f"{FORMAT!r}; install the version of transposable that wrote it"
         )
     shapes = {entry.name: entry.shape for entry in header.entries}
     record = {}
@@ -93,8 +93,8 @@ def read_record(header: Header, where: str) -> dict[str, Reading]:
             record[name].layout.check(shapes[name], "layout")
     except (ValueError, RecursionError, TypeError, TransposableError) as error:
         raise FileError(
-            f"read {where}: the metadata {KEY_TENSORS!r} is malformed ({str(error)[:300]}); prune the "
-            "dense file again, or remove that metadata to treat the file as dense"
+            f"read {where}: the metadata {KEY_TENSORS!r} is malformed ({str(error)[:300]}); prune "
+            "the dense file again, or remove that metadata to treat the file as dense"
         ) from error
     return record
 

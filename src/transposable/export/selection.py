@@ -60,7 +60,7 @@ class Choice:
 def matcher(pattern: str, option: str) -> Callable[[str], bool]:
     """A predicate on names: a glob over the whole name, or "re:" and a regular expression.
 
-    A glob may leave out a trailing ".weight"; a regular expression is searched anywhere in the name.
+    A glob may leave out a trailing ".weight"; a regular expression is searched anywhere in it.
 
     Raises:
         SelectionError: if the regular expression is none.

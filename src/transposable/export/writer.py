@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import BinaryIO
 
-import numpy as np
 import torch
 
 from transposable.errors import FileError
@@ -42,9 +41,7 @@ class TensorWriter:
     def write(self, data: bytes | memoryview | torch.Tensor) -> None:
         """Append bytes, or the contents of a contiguous tensor."""
         if isinstance(data, torch.Tensor):
-            array: np.ndarray[tuple[int], np.dtype[np.uint8]]
-            array = data.reshape(-1).view(torch.uint8).numpy()
-            data = memoryview(array)
+            data = data.reshape(-1).view(torch.uint8).numpy().data
         self._missing -= len(data)
         if len(data):
             self._file.write(data)
