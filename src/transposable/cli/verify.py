@@ -77,15 +77,14 @@ def command(
         raise click.UsageError("--include, --exclude, --layout and --groups need --pattern")
     from transposable.export import Choice, open_source, verify_model
 
-    with open_source(src) as source:
-        with show.progress("verifying") as progress:
-            checked = verify_model(
-                source,
-                pattern,
-                choice=Choice(include, exclude, layouts, groups),
-                masks=masks,
-                progress=progress,
-            )
+    with open_source(src) as source, show.progress("verifying") as progress:
+        checked = verify_model(
+            source,
+            pattern,
+            choice=Choice(include, exclude, layouts, groups),
+            masks=masks,
+            progress=progress,
+        )
     ok = all(tensor.ok for tensor in checked)
     if as_json:
         show.document(_document(checked, src, masks, ok))

@@ -24,6 +24,13 @@ class Tensor:
     shape: tuple[int, ...]
 
 
+HEAD: Final = "head or pooler"
+"""Reason for the layers that end a network."""
+
+NORM: Final = "norm"
+NO_WEIGHT: Final = "no weight, by its name"
+"""Reasons that only a tensor's full name overrides: a wide glob must not prune a buffer."""
+
 _NORM: Final = re.compile(r"(^|_)(layer_?norm|norm|bn|batch_?norm|ln)(_|\d|$)|LayerNorm|[a-z]Norm")
 _EMBEDDING: Final = re.compile(
     r"(^|_)(embed|embeds|embedding|embeddings|wte|wpe|shared|pos_enc|relative_attention_bias|"
@@ -35,8 +42,8 @@ _HEAD: Final = re.compile(
 )
 _CONV_HEAD: Final = re.compile(r"^(fc|linear|dense|output)$")
 _NO_WEIGHT: Final = re.compile(
-    r"(^|_)(A_log|scales?|scale_inv|zeros?|zero_points?|inv_freq|running_(mean|var)|gamma|beta|"
-    r"alpha|bias|biases|bias_table|mask|buffer|stats?|std|mean|var)$|^(scale|zero|absmax|quant)_"
+    r"(^|_)(A_log|scales?|scale_inv|zero_points?|inv_freq|running_(mean|var)|bias|biases|"
+    r"bias_table)$"
 )
 _CONV1D: Final = re.compile(r"(^|\.)(c_attn|q_attn|c_fc|c_proj)\.weight$")
 _GPT2_LIKE: Final = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
@@ -75,7 +82,7 @@ def default_reasons(tensors: Sequence[Tensor], config: dict[str, Any]) -> dict[s
     Example:
         >>> tensors = [Tensor("lm_head.weight", "F32", (99, 8)), Tensor("mlp.up", "F32", (8, 8))]
         >>> default_reasons(tensors, {})
-        {'lm_head.weight': 'classifier or language model head'}
+        {'lm_head.weight': 'head or pooler'}
     """
     possible = [tensor for tensor in tensors if impossible(tensor) is None]
     has_conv = any(len(tensor.shape) in (4, 5) for tensor in possible)
@@ -90,15 +97,15 @@ def default_reasons(tensors: Sequence[Tensor], config: dict[str, Any]) -> dict[s
         module = _module(name)
         reason = None
         if _NO_WEIGHT.search(_last(name)):
-            reason = f"no weight, by its name ({_last(name)})"
+            reason = f"{NO_WEIGHT} ({_last(name)})"
         elif _NORM.search(module):
-            reason = "norm"
+            reason = NORM
         elif name == first:
             reason = "first convolution"
         elif len(shape) in (2, 3) and _EMBEDDING.search(module):
             reason = "embedding"
         elif name in heads:
-            reason = "classifier or language model head"
+            reason = HEAD
         elif len(shape) == 2 and shape[0] in vocabulary:
             reason = f"one row for each of the {shape[0]} words of the vocabulary"
         elif _is_router(name, module, routers):
@@ -111,7 +118,7 @@ def default_reasons(tensors: Sequence[Tensor], config: dict[str, Any]) -> dict[s
             reasons[name] = reason
     if config.get("tie_word_embeddings"):
         for name, reason in reasons.items():
-            if reason in ("embedding", "classifier or language model head") and _is_word_table(
+            if reason in ("embedding", HEAD) and _is_word_table(
                 name
             ):
                 reasons[name] = f"{reason}, tied with its counterpart"

@@ -10,6 +10,8 @@ from typing import Any, get_args
 
 from transposable.errors import LayoutError, SelectionError
 from transposable.export.policy import (
+    NO_WEIGHT,
+    NORM,
     Tensor,
     default_layout,
     default_reasons,
@@ -96,7 +98,7 @@ def select(
 
     Without ``include`` the policy decides (see docs/cli.md). With it, exactly the matching tensors
     are pruned, against the policy if need be; what cannot be pruned at all (biases, other dtypes)
-    stays dense. ``exclude`` wins.
+    stays dense, and norms and buffers do unless named in full. ``exclude`` wins.
 
     Raises:
         SelectionError: if a pattern matches no tensor, or nothing is left to prune.
@@ -126,6 +128,8 @@ def select(
         elif reason is None and choice.include:
             if name not in include:
                 reason = "not in --include"
+            elif reasons.get(name, "").startswith((NORM, NO_WEIGHT)) and name != include[name]:
+                reason = f"{reasons[name]}; --include its full name to prune it"
             elif name in reasons:
                 note = f"{reasons[name]}; pruned because of --include {include[name]}"
         elif reason is None and name not in groups:
