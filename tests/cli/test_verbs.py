@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -292,21 +293,27 @@ def test_tables_fit_the_terminal(
     save_file({name.format(i): torch.randn(384, 64) for i in range(2)}, path)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", str(width))
     result = run("prune", path, "-p", "2:4T", "--dry-run")
-    lines = [line for line in result.stdout.splitlines() if not line.startswith("      ")]
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", result.stdout).splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("tensor pruned"))
-    rows = lines[start : start + 4]
-    assert all(len(line.rstrip()) <= width for line in rows)
+    end = lines.index("", start)
+    assert all(len(line.rstrip()) <= width for line in lines[start:end])
+    names = "".join(line.split()[0] for line in lines[start + 2 : end])
+    assert names == name.format(0) + name.format(1), "folded, never cut"
     if width >= 80:
-        assert rows[2].split()[:2] == [name.format(0), "384x64"]
+        assert lines[start + 2].split()[:2] == [name.format(0), "384x64"]
+    colours = re.findall(r"\x1b\[([0-9;]*)m", result.stdout)
+    assert set(colours) <= {"0", "1"}, "bold at most under NO_COLOR"
 
 
 def test_collapse() -> None:
     assert collapse(["a.0.w", "a.1.w", "a.3.w", "b"]) == ["a.{0-1,3}.w", "b"]
     assert collapse(["conv1.w", "conv2.w"]) == ["conv1.w", "conv2.w"]
-    assert collapse(["l.0.m.0.w", "l.0.m.1.w"]) == ["l.0.m.0.w", "l.0.m.1.w"]
+    experts = [f"l.{i}.e.{j}.w" for i in range(3) for j in range(2)]
+    assert collapse(experts) == ["l.{0-2}.e.{0-1}.w"]
+    assert collapse([]) == []
     assert collapse(["l.0.w", "l.1.w", "l.0.b"]) == ["l.{0-1}.w", "l.0.b"]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -112,25 +111,26 @@ def time_text(seconds: float) -> str:
 def collapse(names: Iterable[str]) -> list[str]:
     """Names that differ in one number become one: layer.{0-5}.bias.
 
+    Only a number that is a whole part of the path counts: conv1 and conv2 stay apart.
+
     Example:
         >>> collapse(["layer.0.bias", "layer.1.bias", "layer.2.bias", "norm.weight"])
         ['layer.{0-2}.bias', 'norm.weight']
     """
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        # Only a number that is a whole part of the path counts: conv1 and conv2 stay apart.
-        key = re.sub(r"(?<![^.])\d+(?![^.])", "\0", name, count=1)
-        groups.setdefault(key, []).append(name)
-    result = []
-    for key, members in groups.items():
-        if len(members) == 1:
-            result += members
-            continue
-        start = key.index("\0")
-        rest = len(key) - start - 1
-        numbers = sorted(int(name[start : len(name) - rest]) for name in members)
-        result.append(key.replace("\0", "{" + _ranges(numbers) + "}", 1))
-    return result
+    paths = [tuple(name.split(".")) for name in names]
+    for place in range(max(map(len, paths), default=0)):
+        groups: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+        for path in paths:
+            number = place < len(path) and path[place].isdecimal()
+            key = (*path[:place], "", *path[place + 1 :]) if number else path
+            groups.setdefault(key, []).append(path)
+        paths = []
+        for key, members in groups.items():
+            if len(members) > 1:
+                numbers = sorted(int(path[place]) for path in members)
+                members = [(*key[:place], "{" + _ranges(numbers) + "}", *key[place + 1 :])]
+            paths += members
+    return [".".join(path) for path in paths]
 
 
 def _ranges(numbers: list[int]) -> str:
