@@ -81,6 +81,7 @@ def test_signals(slow_model: Path, tmp_path: Path, number: signal.Signals, what:
     assert len(tree(tmp_path)) > len(before), "temporary outputs exist by now"
     process.send_signal(number)
     rest = process.stderr.read()
+    process.stderr.close()
     assert process.wait(30) == 128 + number
     assert rest.splitlines()[-1].startswith("error: interrupted by ")
     assert "Traceback" not in rest
@@ -171,12 +172,17 @@ def test_help_does_not_wait_for_torch() -> None:
         "print('torch' in sys.modules, file=sys.stderr)"
     )
     result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=environment(), check=True
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=True,
     )
     assert "--pattern" in result.stdout
     assert result.stderr == "False\n"
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
 def test_interrupted_while_starting(tmp_path: Path) -> None:
     """Ctrl-C before the first tensor, while libraries load: a message, no traceback."""
     path = tmp_path / "model.safetensors"
@@ -188,7 +194,9 @@ def test_interrupted_while_starting(tmp_path: Path) -> None:
         text=True,
         env=environment(),
     )
-    time.sleep(0.5)
+    started = Path(f"/proc/{process.pid}/maps")
+    while started.exists() and "libtorch" not in started.read_text():
+        time.sleep(0.01)  # Python itself has started by then; before that, only Python can help
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert "Traceback" not in err

@@ -25,7 +25,7 @@ def test_minilm(run: Run, tmp_path: Path, pattern: str, retention: float) -> Non
     assert spec is not None
     assert spec.origin is not None
     src, out = Path(spec.origin).parent / "model", tmp_path / "out"
-    result = run("prune", src, "-p", pattern, "-o", out, "--json")
+    result = run("prune", src, "-p", pattern, "-o", out, "--json", "--threads", 1)
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
     assert len(document["tensors"]) == 36, "the Linear layers of the encoder"
@@ -35,9 +35,10 @@ def test_minilm(run: Run, tmp_path: Path, pattern: str, retention: float) -> Non
     assert all(tensor["gap"] <= 1e-6 for tensor in document["tensors"])
     assert (out / "tokenizer.json").read_bytes() == (src / "tokenizer.json").read_bytes()
     assert run("verify", out).exit_code == 0
-    with safe_open(out / "model.safetensors", "pt") as new, safe_open(
-        src / "model.safetensors", "pt"
-    ) as old:
+    with (
+        safe_open(out / "model.safetensors", "pt") as new,
+        safe_open(src / "model.safetensors", "pt") as old,
+    ):
         assert new.metadata()["transposable.pattern"] == pattern
         for name in ("embeddings.word_embeddings.weight", "pooler.dense.weight"):
             assert new.get_tensor(name).equal(old.get_tensor(name))

@@ -25,9 +25,7 @@ class Bomb:
 
 @pytest.mark.parametrize("name", ["m.bin", "m.pt", "m.pth", "m.ckpt", "m.PKL", "m.safetensors"])
 @pytest.mark.parametrize("content", ["pickle", "zip"])
-def test_pickles(
-    tmp_path: Path, name: str, content: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pickles(tmp_path: Path, name: str, content: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / name
     if content == "pickle":

@@ -118,9 +118,7 @@ def default_reasons(tensors: Sequence[Tensor], config: dict[str, Any]) -> dict[s
             reasons[name] = reason
     if config.get("tie_word_embeddings"):
         for name, reason in reasons.items():
-            if reason in ("embedding", HEAD) and _is_word_table(
-                name
-            ):
+            if reason in ("embedding", HEAD) and _is_word_table(name):
                 reasons[name] = f"{reason}, tied with its counterpart"
     return reasons
 
