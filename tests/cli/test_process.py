@@ -129,8 +129,26 @@ def test_full_standard_output(tmp_path: Path) -> None:
     assert result.stderr.count("\n") == 1
 
 
+def test_a_reader_that_goes_away(tmp_path: Path) -> None:
+    write_model(tmp_path / "model.safetensors", 3000, 1)
+    process = subprocess.Popen(
+        [*COMMAND, "inspect", str(tmp_path / "model.safetensors")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    errors = process.stderr.read().decode()
+    process.stderr.close()
+    assert process.wait(60) == 141
+    assert "Traceback" not in errors
+    assert "error" not in errors
+
+
 def test_memory_is_that_of_the_largest_tensor(tmp_path: Path) -> None:
-    """64 tensors of 4 MiB: pruning, verifying and inspecting all of them stays far below 256 MiB."""
+    """64 tensors of 4 MiB: prune, verify and inspect stay far below 256 MiB."""
     write_model(tmp_path / "small.safetensors", 1, 64)
     write_model(tmp_path / "large.safetensors", 64, 1024)
     script = """
@@ -162,7 +180,7 @@ print(json.dumps(peaks), file=sys.stderr)
     peaks = json.loads(result.stderr.splitlines()[-1])
     grown = peaks[-1] - peaks[0]
     largest = 4 * 1024 * 1024
-    assert grown < 8 * largest, f"{grown / largest:.1f} times the largest tensor"
+    assert grown < 6 * largest, f"{grown / largest:.1f} times the largest tensor"
 
 
 def test_help_does_not_wait_for_torch() -> None:

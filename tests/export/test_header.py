@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import SafetensorError
-from safetensors import deserialize
+from safetensors import SafetensorError, deserialize
 
 from transposable import FileError
 from transposable.export.header import BITS, Header, make_header, parse_header

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import sys
@@ -31,6 +30,7 @@ BAD_INPUT: Final = 3
 BAD_OUTPUT: Final = 4
 SOLVER_FAILED: Final = 5
 INTERNAL: Final = 70
+READER_GONE: Final = 141
 
 EXIT_CODES: Final = """\b
 Exit codes:
@@ -42,6 +42,7 @@ Exit codes:
     5  the solver failed
    70  an error in this program
   130  interrupted by Ctrl-C (143 by SIGTERM, 129 by SIGHUP)
+  141  the reader of the output went away
 """
 
 _VERBS: Final = ("prune", "verify", "inspect", "solvers")
@@ -79,15 +80,22 @@ def message(error: BaseException) -> str:
     """One line for an error: what, which rule, what to do."""
     if isinstance(error, Interrupted | click.Abort | KeyboardInterrupt):
         name = error.name if isinstance(error, Interrupted) else "Ctrl-C"
-        return f"interrupted by {name}; no output was changed, and nothing is left behind"
+        return (
+            f"interrupted by {name}; what an unfinished output would have replaced is untouched, "
+            "and nothing is left behind; run again"
+        )
     if isinstance(error, TransposableError):
         return str(error)
     if isinstance(error, MemoryError):
         return "not enough memory for the largest tensor; use a machine with more, or --exclude it"
     return (
-        f"internal error: {type(error).__name__}: {error}; no output was changed; run again with "
-        "--debug and report what it prints"
+        f"internal error: {type(error).__name__}: {error}; run again with --debug and "
+        "report what it prints"
     )
+
+
+class ReaderGone(Exception):
+    """Whoever read our output through a pipe closed it."""
 
 
 class App(click.Group):
@@ -103,6 +111,12 @@ class App(click.Group):
         command = module.command
         assert isinstance(command, click.Command)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ReaderGone from error  # click would exit with 1, which means "violated" here
 
     def main(
         self,
@@ -126,10 +140,11 @@ class App(click.Group):
 
 
 def _fail(error: BaseException, debug: bool) -> NoReturn:
+    if isinstance(error, ReaderGone | BrokenPipeError):
+        _drop_stdout()
+        sys.exit(READER_GONE)  # as if killed by SIGPIPE, silently like every filter
     if isinstance(error, OSError) and not isinstance(error, FileError):
         _drop_stdout()
-        if error.errno == errno.EPIPE:
-            sys.exit(OK)  # the reader of a pipe had enough
         error = OutputError(
             f"write standard output: {error.strerror or error}; redirect it elsewhere"
         )

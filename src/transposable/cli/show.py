@@ -21,12 +21,16 @@ def console(file: TextIO | None = None) -> Console:
     """A console for a stream; without a terminal nothing is folded, cut or coloured."""
     from rich.console import Console
 
-    made = Console(file=file or sys.stdout, highlight=False, markup=False, emoji=False)
-    if not made.is_terminal:
-        made = Console(
-            file=file or sys.stdout, highlight=False, markup=False, emoji=False, width=_UNLIMITED
-        )
-    return made
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # rich would exit with 1; exit codes are decided in one place
+
+    def make(width: int | None) -> Console:
+        stream = file or sys.stdout
+        return Plain(file=stream, highlight=False, markup=False, emoji=False, width=width)
+
+    made = make(None)
+    return made if made.is_terminal else make(_UNLIMITED)
 
 
 def print_table(to: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -39,29 +43,25 @@ def print_table(to: Console, columns: Sequence[str], rows: Sequence[Sequence[str
 
     When the terminal is too narrow, names are folded at their dots; nothing is ever cut.
     """
-    from rich import box
-    from rich.table import Table
-
-    texts = [header.removeprefix(">") for header in columns]
-    widths = [max(map(len, column)) for column in zip(texts, *rows, strict=True)]
+    headers = [column.removeprefix(">") for column in columns]
+    widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
     room = max(to.width - sum(widths[1:]) - 2 * (len(columns) - 1), 16)
-    made = Table(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-        header_style="bold",
-    )
-    for index, (header, text) in enumerate(zip(columns, texts, strict=True)):
-        made.add_column(
-            text,
-            justify="right" if header[0] == ">" else "left",
-            overflow="fold",
-            no_wrap=index > 0,
-        )
+    widths[0] = min(widths[0], room)
+
+    def line(cells: Sequence[str]) -> str:
+        aligned = [
+            cell.rjust(width) if column[0] == ">" else cell.ljust(width)
+            for cell, width, column in zip(cells, widths, columns, strict=True)
+        ]
+        return "  ".join(aligned).rstrip()
+
+    # By hand: rich's own tables take seconds for the thousands of tensors of a large model.
+    to.print(line(headers), style="bold", soft_wrap=True)
+    lines = ["-" * (sum(widths) + 2 * (len(widths) - 1))]
     for name, *cells in rows:
-        made.add_row("\n".join(fold(name, room)), *cells)
-    to.print(made)
+        first, *more = fold(name, room)
+        lines += [line([first, *cells]), *more]
+    click.echo("\n".join(lines), file=to.file)
 
 
 def fold(name: str, width: int) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -19,7 +19,7 @@ from transposable.export.retention import largest_sum, relative
 from transposable.export.selection import Decision
 from transposable.export.source import Source
 from transposable.export.writer import TensorWriter
-from transposable.solution import Solution
+from transposable.mask import Mask
 from transposable.solvers import Solver
 from transposable.verification import Report, verify
 
@@ -124,9 +124,9 @@ class Worker:
                     writer.write(chunk)
             return None
         weight = shard.read(entry, self._weight)
-        figures, solution = self._prune(shard, entry, decision, decision.reading, weight)
+        figures, mask = self._prune(shard, entry, decision, decision.reading, weight)
         if masks is not None:
-            masks.write(solution.mask)
+            masks.write(mask)
         if writer is not None:
             writer.write(weight)
         return figures
@@ -138,7 +138,7 @@ class Worker:
         decision: Decision,
         reading: Reading,
         weight: torch.Tensor,
-    ) -> tuple[PrunedTensor, Solution]:
+    ) -> tuple[PrunedTensor, Mask]:
         where = f"prune {shard.path}: tensor {entry.name!r}"
         scores = self._scores[: entry.nbytes].view(TORCH_DTYPES[entry.dtype]).view(entry.shape)
         torch.abs(weight, out=scores)
@@ -156,7 +156,11 @@ class Worker:
         except SolverError as error:
             raise SolverError(f"{where}: {error}") from error
         seconds = time.perf_counter() - started
-        kept = reading.orient(solution.mask.tensor)
+        mask = solution.mask
+        # The potentials have done their work in the gap; on small tiles they are as large as the
+        # weight, and verifying needs memory of its own.
+        solution = replace(solution, potentials=None)
+        kept = reading.orient(mask.tensor)
         weight.masked_fill_(~kept, 0)
         report = verify(reading.orient(weight), reading.pattern, layout=reading.layout)
         if not report.ok:
@@ -185,7 +189,7 @@ class Worker:
             seconds=seconds,
             note=decision.note,
         )
-        return figures, solution
+        return figures, mask
 
 
 def promised(report: Report) -> tuple[str, ...]:

@@ -170,10 +170,7 @@ def explain(target: Path, error: OSError) -> OutputError:
     """The OutputError for an operating system's refusal to write."""
     reason = error.strerror or str(error)
     remedy = _REMEDIES.get(error.errno or 0, "check the disk and the permissions")
-    return OutputError(
-        f"write {target}: {reason}; nothing was changed, what was there before is untouched; "
-        f"{remedy}"
-    )
+    return OutputError(f"write {target}: {reason}; what was there before is untouched; {remedy}")
 
 
 class _explained:
