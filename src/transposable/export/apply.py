@@ -13,7 +13,7 @@ from transposable.api import solve
 from transposable.errors import ScoresError, SolverError
 from transposable.export.header import Entry
 from transposable.export.masks import MasksWriter
-from transposable.export.reader import CHUNK, TORCH_DTYPES, TensorFile
+from transposable.export.reader import CHUNK, TensorFile
 from transposable.export.record import Reading
 from transposable.export.retention import largest_sum, relative
 from transposable.export.selection import Decision
@@ -67,7 +67,7 @@ class PrunedTensor:
 
 
 class Worker:
-    """Processes the tensors of a source with two buffers that all of them share.
+    """Processes the tensors of a source with one buffer that all of them share.
 
     Args:
         source: the model.
@@ -92,8 +92,7 @@ class Worker:
             (entry.nbytes for _, entry in source.tensors() if decisions[entry.name].pruned),
             default=0,
         )
-        self._weight = torch.empty(largest, dtype=torch.uint8)
-        self._scores = torch.empty(largest, dtype=torch.uint8)
+        self._buffer = torch.empty(largest, dtype=torch.uint8)
         self._chunk = bytearray(CHUNK)
 
     def reading(self, name: str) -> Reading | None:
@@ -123,8 +122,7 @@ class Worker:
                 for chunk in shard.chunks(entry, self._chunk):
                     writer.write(chunk)
             return None
-        weight = shard.read(entry, self._weight)
-        figures, mask = self._prune(shard, entry, decision, decision.reading, weight)
+        figures, mask, weight = self._prune(shard, entry, decision, decision.reading)
         if masks is not None:
             masks.write(mask)
         if writer is not None:
@@ -137,11 +135,10 @@ class Worker:
         entry: Entry,
         decision: Decision,
         reading: Reading,
-        weight: torch.Tensor,
-    ) -> tuple[PrunedTensor, Mask]:
+    ) -> tuple[PrunedTensor, Mask, torch.Tensor]:
         where = f"prune {shard.path}: tensor {entry.name!r}"
-        scores = self._scores[: entry.nbytes].view(TORCH_DTYPES[entry.dtype]).view(entry.shape)
-        torch.abs(weight, out=scores)
+        # The signs are lost here and read again below: that costs less than a second buffer.
+        scores = shard.read(entry, self._buffer).abs_()
         started = time.perf_counter()
         try:
             solution = solve(
@@ -160,18 +157,18 @@ class Worker:
         # The potentials have done their work in the gap; on small tiles they are as large as the
         # weight, and verifying needs memory of its own.
         solution = replace(solution, potentials=None)
+        n, m = reading.pattern.n, reading.pattern.m
+        best = largest_sum(scores, -(-entry.count * n // m))
+        weight = shard.read(entry, self._buffer)
         kept = reading.orient(mask.tensor)
         weight.masked_fill_(~kept, 0)
         report = verify(reading.orient(weight), reading.pattern, layout=reading.layout)
         if not report.ok:
             raise SolverError(
                 f"{where}: the weights violate {reading.pattern} in {report.violations} groups "
-                "after "
-                f"the mask of solver {self._solver.name!r} was applied; nothing is written; use "
-                "--solver exact, and report this as an error in the solver"
+                f"after the mask of solver {self._solver.name!r} was applied; nothing is written; "
+                "use --solver exact, and report this as an error in the solver"
             )
-        n, m = reading.pattern.n, reading.pattern.m
-        best = largest_sum(scores, -(-entry.count * n // m))  # reorders the scores: used last
         figures = PrunedTensor(
             name=entry.name,
             dtype=entry.dtype,
@@ -189,7 +186,7 @@ class Worker:
             seconds=seconds,
             note=decision.note,
         )
-        return figures, mask
+        return figures, mask, weight
 
 
 def promised(report: Report) -> tuple[str, ...]:

@@ -72,6 +72,8 @@ def verify_model(
                 "which the model does not; give the masks that were written with this model"
             )
     checked = []
+    largest = max((entries[name][1].nbytes for name in readings), default=0)
+    buffer = torch.empty(largest, dtype=torch.uint8)
     done, total = 0, sum(entries[name][1].nbytes for name in readings)
     for name, reading in readings.items():
         shard, entry = entries[name]
@@ -81,7 +83,7 @@ def verify_model(
                 f"{entry.dtype}; pruned tensors have one of {', '.join(PRUNABLE_DTYPES)}; the "
                 "record and the weights do not belong together"
             )
-        weight = reading.orient(shard.read(entry))
+        weight = reading.orient(shard.read(entry, buffer))
         report = verify(weight, reading.pattern, layout=reading.layout)
         outside = None
         if name in held:
