@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from transposable._version import __version__
+
 if TYPE_CHECKING:
     from transposable.api import find_mask, solve
     from transposable.certificate import Certificate, Potentials, certify
@@ -33,8 +35,6 @@ if TYPE_CHECKING:
         Unstructured,
     )
     from transposable.verification import Report, verify
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Auto",

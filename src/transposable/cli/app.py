@@ -12,6 +12,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
+from transposable._version import __version__
 from transposable.cli.signals import Interrupted, catching_signals
 from transposable.errors import (
     FileError,
@@ -169,9 +170,7 @@ def _drop_stdout() -> None:
 
 def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        import transposable
-
-        click.echo(f"transposable {transposable.__version__}")
+        click.echo(f"transposable {__version__}")
         ctx.exit()
 
 

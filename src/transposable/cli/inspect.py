@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from transposable._version import __version__
 from transposable.cli import show
 from transposable.cli.app import EXIT_CODES, debug_option, json_option
 
@@ -109,11 +110,9 @@ def _plan_text(decision: Decision) -> str:
 def _document(
     source: Source, found: list[Inspected], decisions: dict[str, Decision]
 ) -> dict[str, Any]:
-    import transposable
-
     return {
         "command": "inspect",
-        "version": transposable.__version__,
+        "version": __version__,
         "source": str(source.path),
         "files": [shard.path.name for shard in source.shards],
         "bytes": source.nbytes,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from transposable._version import __version__
 from transposable.cli import show
 from transposable.cli.app import EXIT_CODES, debug_option, json_option
 
@@ -235,13 +236,11 @@ def tensor_document(tensor: PrunedTensor) -> dict[str, Any]:
 def _document(
     report: PruneReport, src: Path, out: Path | None, masks: Path | None
 ) -> dict[str, Any]:
-    import transposable
-
     weights = sum(tensor.weights for tensor in report.pruned)
     kept = sum(tensor.kept for tensor in report.pruned)
     return {
         "command": "prune",
-        "version": transposable.__version__,
+        "version": __version__,
         "source": str(src),
         "out": None if out is None else str(out),
         "masks": None if masks is None else str(masks),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from transposable._version import __version__
 from transposable.cli import show
 from transposable.cli.app import EXIT_CODES, OK, VIOLATED, debug_option, json_option
 
@@ -152,11 +153,9 @@ def _places(tensor: Checked) -> list[str]:
 
 
 def _document(checked: list[Checked], src: Path, masks: Path | None, ok: bool) -> dict[str, Any]:
-    import transposable
-
     return {
         "command": "verify",
-        "version": transposable.__version__,
+        "version": __version__,
         "source": str(src),
         "masks": None if masks is None else str(masks),
         "ok": ok,

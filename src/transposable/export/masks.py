@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from transposable._version import __version__
 from transposable.errors import FileError, TransposableError
 from transposable.export.atomic import Transaction
 from transposable.export.header import make_header
@@ -35,15 +36,13 @@ class MasksWriter:
     def __init__(
         self, file: BinaryIO, announced: Mapping[str, tuple[tuple[int, ...], Reading]]
     ) -> None:
-        import transposable  # the version lives in the package root, above this layer
-
         table: dict[str, Any] = {}
         for name, (shape, reading) in announced.items():
             table[name] = {"shape": list(shape), **reading.to_json()}
         sizes = [(name, "U8", (-(-math.prod(s) // 8),)) for name, (s, _) in announced.items()]
         metadata = {
             MASKS_KEY: MASKS_FORMAT,
-            KEY_VERSION: transposable.__version__,
+            KEY_VERSION: __version__,
             KEY_MASKS: json.dumps(table, ensure_ascii=False, separators=(",", ":")),
         }
         self._writer = TensorWriter(file, make_header(sizes), metadata)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import torch
 
+from transposable._version import __version__
 from transposable.errors import FileError, TransposableError
 from transposable.export.header import Header
 from transposable.layout import Layout
@@ -103,13 +104,11 @@ def write_record(
     metadata: Mapping[str, str] | None, pattern: Pattern, record: Mapping[str, Reading]
 ) -> dict[str, str]:
     """The metadata of a pruned file: that of its source, plus the record."""
-    import transposable  # the version lives in the package root, above this layer
-
     table = {name: reading.to_json() for name, reading in record.items()}
     return {
         **(metadata or {}),
         KEY_FORMAT: FORMAT,
-        KEY_VERSION: transposable.__version__,
+        KEY_VERSION: __version__,
         KEY_PATTERN: str(pattern),
         KEY_TENSORS: json.dumps(table, ensure_ascii=False, separators=(",", ":")),
     }
