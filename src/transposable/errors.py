@@ -38,6 +38,10 @@ class FileError(TransposableError, OSError):
     """A file that is missing, truncated, corrupt, of the wrong kind or not writable."""
 
 
+class OutputError(FileError):
+    """A file or directory that could not be written; what was there before is untouched."""
+
+
 class SelectionError(TransposableError, ValueError):
     """An include or exclude pattern that selects nothing."""
 

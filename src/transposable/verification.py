@@ -127,7 +127,8 @@ def verify(
     tensor = to_tensor(weight_or_mask, operation)
     read = Layout.of(layout, groups)
     read.check(tensor.shape, operation)
-    kept = tensor != 0  # NaN counts as kept: it is not zero
+    # NaN counts as kept: it is not zero. Comparing a mask with 0 would go through int64.
+    kept = tensor if tensor.dtype == torch.bool else tensor != 0
     density = kept.count_nonzero().item() / max(kept.numel(), 1)
     if pattern.structure == "unstructured":
         axes = (_whole(kept, pattern),)
