@@ -5,6 +5,7 @@ from __future__ import annotations
 from transposable.api import find_mask, solve
 from transposable.certificate import Certificate, Potentials, certify
 from transposable.errors import (
+    DependencyError,
     DeviceError,
     FileError,
     LayoutError,
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Auto",
     "Certificate",
+    "DependencyError",
     "DeviceError",
     "Exact",
     "FileError",
