@@ -45,7 +45,10 @@ def panel(axes: Axes, tile: torch.Tensor, kept: torch.Tensor, title: str) -> Non
                 )
             )
     for k in range(M):
-        for count, x, y in ((kept[k].sum(), M + 0.5, k + 0.5), (kept[:, k].sum(), k + 0.5, M + 0.5)):
+        for count, x, y in (
+            (kept[k].sum(), M + 0.5, k + 0.5),
+            (kept[:, k].sum(), k + 0.5, M + 0.5),
+        ):
             wrong = int(count) > N
             axes.text(
                 x,

@@ -36,7 +36,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet for 32x32 images: 6 n + 2 layers, three stages of n blocks with 16, 32, 64 channels."""
+    """ResNet for 32x32 images: 6 n + 2 layers, three stages of n blocks (16, 32, 64 channels)."""
 
     def __init__(self, depth: int, classes: int = 10) -> None:
         super().__init__()

@@ -19,10 +19,10 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from experiments.models.resnet import load_resnet
 from torch import nn
 
 import transposable
-from experiments.models.resnet import load_resnet
 from transposable.demo.encoder import Encoder, load_encoder
 
 HERE = Path(__file__).parent
@@ -119,7 +119,9 @@ def _find(
 
 
 def _kept(weights: dict[str, torch.Tensor], masks: dict[str, torch.Tensor]) -> float:
-    return sum(float(weights[name].abs()[mask].sum(dtype=torch.float64)) for name, mask in masks.items())
+    return sum(
+        float(weights[name].abs()[mask].sum(dtype=torch.float64)) for name, mask in masks.items()
+    )
 
 
 def read_images(file: Path, limit: int | None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -37,6 +37,11 @@ _WIDTH = 100
 )
 def demo(threads: int | None, budget: float, json_file: Path | None) -> None:
     """Prune the sentence encoder all-MiniLM-L6-v2 to 2:4T and 4:8T, and measure what is left."""
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise FileError(
+            f"demo: cannot write {json_file}, there is no directory {json_file.absolute().parent}; "
+            "--json needs a file in an existing directory; create it or choose another one"
+        )
     started = time.perf_counter()
     console = Console(highlight=False)
     if not console.is_terminal:
