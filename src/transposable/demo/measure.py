@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -140,6 +141,16 @@ def measure(
         budget: seconds a solver may take for the whole model, estimated on a slice of one layer.
         note: is told what happens next.
     """
+    threads = torch.get_num_threads() if threads is None else threads
+    # The checks are many small tensor operations: a second thread gains them little on an idle
+    # machine and costs them several times over on a busy one, where it spins at every barrier.
+    with _torch_threads(1):
+        return _measure(encoder, sentences, threads, budget, note)
+
+
+def _measure(
+    encoder: Encoder, sentences: Sequence[str], threads: int, budget: float, note: Note
+) -> Results:
     weights = {
         name: layer.weight.detach().clone() for name, layer in encoder.linear_layers().items()
     }
@@ -194,7 +205,7 @@ def measure(
         model=MODEL,
         layer_count=len(weights),
         weights=sum(w.numel() for w in weights.values()),
-        threads=torch.get_num_threads() if threads is None else threads,
+        threads=threads,
         sentences=tuple(sentences),
         layers=layers,
         methods=tuple(methods),
@@ -212,13 +223,14 @@ def _alternatives(pattern: str) -> list[str]:
 
 
 def _too_slow(
-    weights: Weights, pattern: str, solver: str, threads: int | None, budget: float
+    weights: Weights, pattern: str, solver: str, threads: int, budget: float
 ) -> str | None:
     """Why this solver is left out, judged by its time on a slice; None if it is fast enough."""
     part = next(iter(weights.values()))[:_PROBE_ROWS]
     try:
         started = time.perf_counter()
-        find_mask(part, pattern, solver=solver, threads=threads)
+        with _torch_threads(threads):
+            find_mask(part, pattern, solver=solver, threads=threads)
         seconds = time.perf_counter() - started
     except SolverError as error:
         return str(error)
@@ -229,16 +241,17 @@ def _too_slow(
 
 
 def _prune(
-    weights: Weights, pattern: str, solver: str, threads: int | None
+    weights: Weights, pattern: str, solver: str, threads: int
 ) -> tuple[dict[str, Mask], dict[str, float]]:
     """The masks of all layers and the seconds each took."""
     # Threads are started and code is paged in on the first call, which belongs to no layer.
-    find_mask(next(iter(weights.values())), pattern, solver=solver, threads=threads)
     masks, seconds = {}, {}
-    for name, weight in weights.items():
-        started = time.perf_counter()
-        masks[name] = find_mask(weight, pattern, solver=solver, threads=threads)
-        seconds[name] = time.perf_counter() - started
+    with _torch_threads(threads):
+        find_mask(next(iter(weights.values())), pattern, solver=solver, threads=threads)
+        for name, weight in weights.items():
+            started = time.perf_counter()
+            masks[name] = find_mask(weight, pattern, solver=solver, threads=threads)
+            seconds[name] = time.perf_counter() - started
     return masks, seconds
 
 
@@ -248,7 +261,7 @@ def _layer(
     mask: Mask,
     reference: float,
     seconds: float,
-    threads: int | None,
+    threads: int,
 ) -> LayerResult:
     """Prove the mask that was used optimal, with the potentials of a second, certifying solve."""
     scores = weight.abs()
@@ -267,6 +280,17 @@ def _layer(
         proved=proof.optimal,
         milliseconds=1e3 * seconds,
     )
+
+
+@contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    """Torch's own operations on this many threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _kept(weight: torch.Tensor, mask: Mask) -> float:
