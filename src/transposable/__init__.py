@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from transposable.api import find_mask, solve
     from transposable.certificate import Certificate, Potentials, certify
     from transposable.errors import (
+        DependencyError,
         DeviceError,
         FileError,
         LayoutError,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Auto",
     "Certificate",
+    "DependencyError",
     "DeviceError",
     "Exact",
     "FileError",

@@ -46,5 +46,9 @@ class SelectionError(TransposableError, ValueError):
     """An include or exclude pattern that selects nothing."""
 
 
+class DependencyError(TransposableError, ImportError):
+    """An optional package that is needed for this operation and is not installed."""
+
+
 class NoEffectWarning(UserWarning):
     """An operation that changed nothing."""
