@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -151,7 +152,7 @@ def _serve_isa(size: int, seed: int) -> None:
             _answer({"failure": failure})
         else:
             pattern = Pattern.parse(request["time"])
-            sample = timed(lambda p=pattern: candidate.find(matrix, p, threads=1))()
+            sample = timed(partial(candidate.find, matrix, pattern, threads=1))()
             _answer({"wall": sample.wall, "cpu": sample.cpu})
 
 

@@ -73,7 +73,9 @@ class Prototype:
 
     def __init__(self, function: Any) -> None:
         pointer, long, integer = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
-        function.argtypes = [pointer, long, long] + [integer] * 2 + [pointer] * 2 + [integer, pointer]
+        function.argtypes = (
+            [pointer, long, long] + [integer] * 2 + [pointer] * 2 + [integer, pointer]
+        )
         function.restype = integer
         self._function = function
         self._stats = (ctypes.c_double * 32)()

@@ -30,11 +30,16 @@ PARTS: Final = ("speed", "paths", "memory", "peers")
 PROTOTYPE: Final = (
     Path(__file__).resolve().parent.parent.parent / "shared" / "prototypes" / "exact.cpp"
 )
-EXIT_GATE, EXIT_TARGET = 1, 3
+EXIT_GATE, EXIT_TARGET, EXIT_MARKERS = 1, 3, 4
 
 
 def main(arguments: Sequence[str] | None = None, candidate: Candidate | None = None) -> int:
-    """Run the command; 0, or 1 if the gate fails, or 3 if --strict and a target is missed."""
+    """Run the command.
+
+    Returns:
+        0; 1 if the gate fails; 3 if --strict and a target is missed; 4 if the Markdown file has
+        no markers.
+    """
     options = _parse(arguments)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the peers get one thread, as our rows say theirs
@@ -52,7 +57,11 @@ def main(arguments: Sequence[str] | None = None, candidate: Candidate | None = N
         _write(options.json, json.dumps(results, indent=1) + "\n")
     tables.show(results)
     if options.markdown is not None:
-        _write(options.markdown, tables.into_markdown(options.markdown, results))
+        try:
+            _write(options.markdown, tables.into_markdown(options.markdown, results))
+        except tables.MarkerError as error:
+            print(error, file=sys.stderr)
+            return EXIT_MARKERS
     if options.plot is not None:
         from benchmarks import plot  # matplotlib, only when asked for
 

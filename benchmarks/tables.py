@@ -25,10 +25,10 @@ class MarkerError(Exception):
 
 
 def seconds(value: float) -> str:
-    """A time with three significant digits at most: "52.3 ms", "3.1 s", "1,399 s"."""
+    """A time as a reader needs it: "52.3 ms", "3.1 s", "1,399 s"."""
     if value < 1:
         return f"{value * 1e3:.3g} ms" if value < 0.1 else f"{value * 1e3:.0f} ms"
-    return f"{value:.1f} s" if value < 100 else f"{value:,.0f} s"
+    return f"{value:.1f} s" if value < 10 else f"{value:,.0f} s"
 
 
 def error(value: float) -> str:
@@ -96,9 +96,7 @@ def speed_rows(results: dict[str, Any]) -> list[list[str]]:
             continue
         times, ratios = parts["speed"]["times"], parts["speed"]["ratios"]
 
-        def time(
-            name: str, key: str = "wall_median_s", times: dict[str, Any] = times
-        ) -> str:
+        def time(name: str, key: str = "wall_median_s", times: dict[str, Any] = times) -> str:
             return seconds(times[name][key]) if name in times else "-"
 
         rows.append(
@@ -123,8 +121,16 @@ def speed_rows(results: dict[str, Any]) -> list[list[str]]:
 def relative_rows(results: dict[str, Any]) -> list[list[str]]:
     """Heading and one row per pattern: inputs, paths and memory as ratios."""
     rows = [
-        ["pattern", "int4 grid", "half zeros", "all equal", "bf16"]
-        + ["AVX2 / AVX-512", "baseline / AVX-512", "peak memory"]
+        [
+            "pattern",
+            "int4 grid",
+            "half zeros",
+            "all equal",
+            "bf16",
+            "AVX2 / AVX-512",
+            "baseline / AVX-512",
+            "peak memory",
+        ]
     ]
     for pattern, parts in results["patterns"].items():
         ratios = parts.get("speed", {}).get("ratios", {})
@@ -186,7 +192,8 @@ def markdown(results: dict[str, Any]) -> str:
     """The tables for the README: times of all solvers, their quality at one pattern, our ratios."""
     size, patterns = results["size"], list(results["patterns"])
     lines = [
-        f"One {size}x{size} float32 Gaussian matrix, one thread; {machine.sentence(results['machine'])}."
+        f"One {size}x{size} float32 Gaussian matrix, one thread; "
+        f"{machine.sentence(results['machine'])}."
         + (" **A quick run: these figures mean nothing.**" if results["quick"] else ""),
         "",
     ]

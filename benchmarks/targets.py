@@ -31,7 +31,9 @@ def judge(results: dict[str, Any]) -> list[dict[str, Any]]:
 def _figures(parts: dict[str, Any]) -> list[tuple[str, float, float, bool]]:
     figures: list[tuple[str, float, float, bool]] = []
 
-    def add(name: str, ratio: dict[str, float] | None, limit: float, at_least: bool = False) -> None:
+    def add(
+        name: str, ratio: dict[str, float] | None, limit: float, at_least: bool = False
+    ) -> None:
         if ratio is not None:
             figures.append((name, ratio["median"], limit, at_least))
 

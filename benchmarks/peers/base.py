@@ -47,7 +47,7 @@ class Peer(ABC):
 
     @abstractmethod
     def run(self, scores: torch.Tensor, n: int, m: int) -> torch.Tensor:
-        """Solve; scores are magnitudes, float32 (a weight for ``whole``); a bool mask comes back."""
+        """Solve; scores are magnitudes, float32 (a weight if ``whole``); returns a bool mask."""
 
 
 def integer_scores(tiles: torch.Tensor, bits: int) -> torch.Tensor:

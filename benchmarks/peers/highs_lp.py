@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import numpy as np
 import torch
 
@@ -18,7 +20,7 @@ class HighsLp(Peer):
     label = "HiGHS LP (scipy linprog)"
     exact = True
     needs = ("scipy",)
-    sample = {4: 4096, 8: 2048, 16: 512, 32: 128}
+    sample = MappingProxyType({4: 4096, 8: 2048, 16: 512, 32: 128})
     entries_per_programme = 2048  # the fastest of 256 to 4096 on average over 2:4 and 8:16
 
     def run(self, scores: torch.Tensor, n: int, m: int) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -57,4 +57,4 @@ class OurEntropic(Native):
     name = solver = "entropic"
     label = "transposable entropic"
     # Iterative: a second's worth is enough.
-    sample: ClassVar[Mapping[int, int] | None] = {4: 65536, 8: 16384, 16: 4096, 32: 1024}
+    sample = MappingProxyType({4: 65536, 8: 16384, 16: 4096, 32: 1024})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import torch
 
 from benchmarks.peers.base import Peer, integer_scores
@@ -16,7 +18,7 @@ class NetworkxFlow(Peer):
     label = "networkx network simplex"
     exact = True
     needs = ("networkx",)
-    sample = {4: 2048, 8: 512, 16: 256, 32: 64}
+    sample = MappingProxyType({4: 2048, 8: 512, 16: 256, 32: 64})
 
     def run(self, scores: torch.Tensor, n: int, m: int) -> torch.Tensor:
         import networkx

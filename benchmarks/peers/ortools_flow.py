@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ class OrtoolsFlow(Peer):
     label = "OR-tools min-cost flow"
     exact = True
     needs = ("ortools",)
-    sample = {4: 65536, 8: 32768, 16: 8192, 32: 2048}
+    sample = MappingProxyType({4: 65536, 8: 32768, 16: 8192, 32: 2048})
 
     def run(self, scores: torch.Tensor, n: int, m: int) -> torch.Tensor:
         return optimal_masks(scores, n, PEER_BITS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import torch
 
 from benchmarks.peers.base import Peer
@@ -16,16 +18,17 @@ SWAPS = 10
 class TorchDykstra(Peer):
     """KL projections of exp(tau a) onto row sums N, column sums N and the box [0, 1], in turn.
 
-    tau is 100 over the largest entry of the tile (the best of 50, 100, 200 and 400 at 2:4 to 16:32
-    on Gaussian tiles), 300 iterations in the log domain; then greedy of the transport plan, and swaps that refill short lines as profitably as one swap can.
+    tau is 100 over the largest entry of the tile (the best of 50, 100, 200 and 400 on Gaussian
+    tiles at 2:4 to 16:32), 300 iterations in the log domain; then greedy rounding of the transport
+    plan, and swaps that refill short lines as profitably as one swap can.
     """
 
     name = "torch_dykstra"
     label = "torch Dykstra + rounding"
-    sample = {4: 16384, 8: 4096, 16: 1024, 32: 256}
+    sample = MappingProxyType({4: 16384, 8: 4096, 16: 1024, 32: 256})
 
     def run(self, scores: torch.Tensor, n: int, m: int) -> torch.Tensor:
-        chunks = scores.split(max(1, CHUNK_ENTRIES // (m * m)))
+        chunks = torch.split(scores, max(1, CHUNK_ENTRIES // (m * m)))
         return torch.cat([_refill(chunk, greedy(_plan(chunk, n), n), n) for chunk in chunks])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import torch
 
 from benchmarks.peers.base import Peer
@@ -18,10 +20,10 @@ class TorchGreedy(Peer):
 
     name = "torch_greedy"
     label = "torch greedy, batched"
-    sample = {4: 524288, 8: 131072, 16: 32768, 32: 8192}
+    sample = MappingProxyType({4: 524288, 8: 131072, 16: 32768, 32: 8192})
 
     def run(self, scores: torch.Tensor, n: int, m: int) -> torch.Tensor:
-        chunks = scores.split(CHUNK_TILES)
+        chunks = torch.split(scores, CHUNK_TILES)
         return torch.cat([greedy(chunk, n) for chunk in chunks])
 
 
