@@ -22,6 +22,7 @@ from benchmarks.peers import PEERS
 from benchmarks.peers.base import Peer, integer_scores
 from benchmarks.peers.ortools_flow import optimal_masks
 from benchmarks.peers.torch_greedy import greedy
+from benchmarks.prototype import Unavailable
 from benchmarks.quality import compare, kept_per_tile
 from transposable import Mask, Pattern, Solution
 
@@ -281,12 +282,38 @@ def test_peak_memory_is_that_of_weight_and_mask() -> None:
     process = isolated.PeakMemory("4:8T", 2048, 0)
     try:
         measured = process.result()
-    except isolated.Unavailable as reason:
+    except Unavailable as reason:
         pytest.skip(str(reason))
     finally:
         process.close()
     assert measured["input_output_bytes"] == 2048 * 2048 * 5
     assert 0.9 < measured["ratio"] < 1.3
+
+
+REPORTS_ITS_PATH = """
+import os
+import transposable._core as core
+asked = os.environ.get("TRANSPOSABLE_ISA")
+core.isa = lambda: "avx2" if asked == "avx512" else asked
+"""
+
+
+def test_only_a_path_that_the_core_confirms_is_timed(
+    tmp_path: Path, absent: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A core on a machine without AVX-512: asked for it, it takes AVX2 and says so.
+    (tmp_path / "sitecustomize.py").write_text(REPORTS_ITS_PATH)
+    monkeypatch.syspath_prepend(tmp_path)
+    results_file = tmp_path / "r.json"
+    command = [*QUICK, *absent, "--parts", "paths", "--json", str(results_file)]
+    assert solve.main(command) == 0
+    results = json.loads(results_file.read_text())
+    paths = results["patterns"]["4:8T"]["paths"]
+    assert set(paths["times"]) == {"avx2", "baseline"}
+    assert paths["times"]["avx2"]["rounds"] == 3
+    assert paths["ratios"] == {}  # there is nothing to be relative to
+    (skipped,) = results["skipped"]
+    assert "TRANSPOSABLE_ISA=avx512: the native core took 'avx2' instead" in skipped
 
 
 def _results(**figures: Any) -> dict[str, Any]:
