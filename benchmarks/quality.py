@@ -9,25 +9,33 @@ import torch
 
 from benchmarks.inputs import as_tiles
 
+STRIP_ENTRIES = 1 << 18
+
 
 def kept_per_tile(matrix: torch.Tensor, kept: torch.Tensor, m: int) -> torch.Tensor:
     """Kept magnitude of every m x m tile, float64, row-major; sides that m divides."""
     sums = []
-    for top in range(0, len(matrix), m):
-        strip = as_tiles(matrix[top : top + m], m).double().abs()
-        sums.append(torch.where(as_tiles(kept[top : top + m], m), strip, 0.0).sum((1, 2)))
+    height = _strip_height(matrix, m)
+    for strip, mask in zip(torch.split(matrix, height), torch.split(kept, height), strict=True):
+        magnitudes = as_tiles(strip, m).double().abs()
+        sums.append(torch.where(as_tiles(mask, m), magnitudes, 0.0).sum((1, 2)))
     return torch.cat(sums)
 
 
 def most_and_exact(kept: torch.Tensor, n: int, m: int) -> tuple[int, torch.Tensor]:
     """The most that any row or column of a tile keeps, and per tile whether all keep exactly n."""
     most, exact = 0, []
-    for top in range(0, len(kept), m):
-        tiles = as_tiles(kept[top : top + m], m)
+    for strip in torch.split(kept, _strip_height(kept, m)):
+        tiles = as_tiles(strip, m)
         for_rows, for_cols = tiles.sum(2), tiles.sum(1)
         most = max(most, int(for_rows.max()), int(for_cols.max()))
         exact.append((for_rows == n).all(1) & (for_cols == n).all(1))
     return most, torch.cat(exact)
+
+
+def _strip_height(matrix: torch.Tensor, m: int) -> int:
+    """Rows whose float64 temporaries stay small, a multiple of m; narrow matrices are tall."""
+    return m * max(1, STRIP_ENTRIES // (m * matrix.shape[1]))
 
 
 @dataclass(frozen=True, slots=True)
