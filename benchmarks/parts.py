@@ -100,9 +100,8 @@ def speed(run: Run, pattern: Pattern, prototype: Prototype | None) -> dict[str, 
         for clock in ("cpu", "wall"):
             below = series["prototype, 1 thread"]
             ratios[f"prototype, {clock}"] = ratio(one, below, clock)
-        ratios["prototype with a new mask, wall"] = ratio(
-            one, series["prototype, 1 thread, new mask"]
-        )
+            below = series["prototype, 1 thread, new mask"]
+            ratios[f"prototype with a new mask, {clock}"] = ratio(one, below, clock)
     if "prototype, 2 threads" in series:
         ratios["prototype, 2 threads, wall"] = ratio(
             series["2 threads"], series["prototype, 2 threads"]

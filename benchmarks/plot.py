@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,10 +56,12 @@ def draw(results: dict[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(9, 5.4), dpi=160)
     errors = [row["mean_error"] for row in rows if row["mean_error"] > _ZERO_ERROR]
     lowest = min(errors, default=1e-3)
-    zero = lowest / 9  # the line on which error 0 is drawn, below the logarithmic part
+    highest = max((row["worst_error"] for row in rows), default=1.0) * 2
+    decades = max(1.0, math.log10(max(highest, lowest) / lowest))
+    zero = lowest / 10 ** (0.38 * decades)  # where error 0 is drawn, below the logarithmic part
     for row in rows:
         _point(axes, row, zero)
-    _dress(axes, results, pattern, zero, lowest)
+    _dress(axes, results, pattern, zero, lowest, zero / 10 ** (0.22 * decades))
     _legend(axes, rows)
     _foot(figure, results)
     figure.subplots_adjust(left=0.105, right=0.985, top=0.93, bottom=0.175)
@@ -90,12 +93,20 @@ def _point(axes: Axes, row: dict[str, Any], zero: float) -> None:
     axes.plot([x], [y], color=colour, marker=marker, ms=size, ls="none", mfc=fill, mew=1.8)
 
 
+def _places(row: dict[str, Any]) -> list[tuple[int, int, str, str]]:
+    """Where to try the label; the exact peers stand close together and leave the right to ours."""
+    if row["exact"] and row["name"] != "exact":
+        return [*_PLACES[1:], _PLACES[0]]
+    return list(_PLACES)
+
+
 def _labels(figure: Figure, axes: Axes, rows: list[dict[str, Any]], zero: float) -> None:
     """Names beside the points, each at the first place that covers no point, bar or label."""
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     frame = axes.get_window_extent(renderer)
-    taken = []
+    legend = axes.get_legend()
+    taken = [] if legend is None else [legend.get_window_extent(renderer)]
     for row in rows:
         x, y = row["seconds_per_matrix"], _height(row, zero)
         left, bottom = axes.transData.transform((x, y))
@@ -105,7 +116,7 @@ def _labels(figure: Figure, axes: Axes, rows: list[dict[str, Any]], zero: float)
         colour, _ = _style(row)
         x, y = row["seconds_per_matrix"], _height(row, zero)
         best: tuple[int, Any, Bbox] | None = None
-        for dx, dy, ha, va in _PLACES:
+        for dx, dy, ha, va in _places(row):
             label = axes.annotate(
                 f"{row['label']}\n{tables.seconds(x)}",
                 (x, y),
@@ -123,7 +134,7 @@ def _labels(figure: Figure, axes: Axes, rows: list[dict[str, Any]], zero: float)
             label.set_path_effects([withStroke(linewidth=3, foreground=ground)])  # over the grid
             box = label.get_window_extent(renderer)
             outside = not (frame.x0 < box.x0 and box.x1 < frame.x1 and frame.y0 < box.y0)
-            clashes = sum(box.overlaps(other) for other in taken) + 10 * outside
+            clashes = sum(box.padded(5).overlaps(other) for other in taken) + 10 * outside
             if best is None or clashes < best[0]:
                 if best is not None:
                     best[1].remove()
@@ -136,13 +147,15 @@ def _labels(figure: Figure, axes: Axes, rows: list[dict[str, Any]], zero: float)
         taken.append(best[2])
 
 
-def _dress(axes: Axes, results: dict[str, Any], pattern: str, zero: float, lowest: float) -> None:
+def _dress(
+    axes: Axes, results: dict[str, Any], pattern: str, zero: float, lowest: float, bottom: float
+) -> None:
     size = results["size"]
     axes.set_xscale("log")
     axes.set_yscale("log")
     left, right = axes.get_xlim()
     axes.set_xlim(left / 1.6, right * 4)
-    bottom, top = zero / 3.5, axes.get_ylim()[1] * 1.3
+    top = axes.get_ylim()[1] * 1.3
     axes.set_ylim(bottom, top)
     ticks = [10.0**k for k in range(-6, 1) if lowest / 3 < 10.0**k < top]
     axes.set_yticks([zero, *ticks])
@@ -151,7 +164,7 @@ def _dress(axes: Axes, results: dict[str, Any], pattern: str, zero: float, lowes
     )
     axes.yaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
-    axes.axhspan(bottom, lowest / 2.6, color=_BAND, zorder=0)
+    axes.axhspan(bottom, zero * (lowest / zero) ** 0.7, color=_BAND, zorder=0)
     axes.grid(True, which="major", color="#DDDDDD", lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

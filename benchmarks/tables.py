@@ -16,7 +16,20 @@ END: Final = "<!-- /benchmark:solve -->"
 
 _PROTOTYPE_NOTE: Final = (
     "Our time is that of find_mask, which allocates the mask; the prototype fills one that already "
-    "exists ('new mask': it allocates one too). Ratios are medians of the ratios round by round."
+    "exists ('new mask': it allocates one too). Ratios, ours to the prototype's, are medians of "
+    "those taken round by round."
+)
+
+_README_COLUMNS: Final = (
+    "pattern",
+    "1 thread",
+    "CPU",
+    "2 threads",
+    "speed-up",
+    "prototype",
+    "its CPU",
+    "CPU ratio",
+    "CPU, new mask",
 )
 
 
@@ -86,8 +99,8 @@ def speed_rows(results: dict[str, Any]) -> list[list[str]]:
             "prototype",
             "its CPU",
             "CPU ratio",
+            "CPU, new mask",
             "wall ratio",
-            "to new mask",
             "2 threads ratio",
         ]
     ]
@@ -110,8 +123,8 @@ def speed_rows(results: dict[str, Any]) -> list[list[str]]:
                 time("prototype, 1 thread"),
                 time("prototype, 1 thread", "cpu_median_s"),
                 _ratio(ratios.get("prototype, cpu")),
+                _ratio(ratios.get("prototype with a new mask, cpu")),
                 _ratio(ratios.get("prototype, wall")),
-                _ratio(ratios.get("prototype with a new mask, wall")),
                 _ratio(ratios.get("prototype, 2 threads, wall")),
             ]
         )
@@ -161,7 +174,7 @@ def peer_rows(results: dict[str, Any]) -> list[list[str]]:
                     pattern,
                     row["label"],
                     _scaled_time(row),
-                    f"{row['times_exact']['median']:,.3g}",
+                    _times(row["times_exact"]["median"]),
                     error(row["mean_error"]) if row["valid"] else "invalid: keeps more than N",
                     error(row["worst_error"]) if row["valid"] else "-",
                     share(row["exactly_n"]),
@@ -202,7 +215,9 @@ def markdown(results: dict[str, Any]) -> str:
         lines += _solver_table(results, patterns, shown)
     speed = speed_rows(results)
     if len(speed) > 1:
-        lines += [*_markdown_table(speed), "", _PROTOTYPE_NOTE, ""]
+        columns = [speed[0].index(heading) for heading in _README_COLUMNS]
+        narrow = [[row[column] for column in columns] for row in speed]
+        lines += [*_markdown_table(narrow), "", _PROTOTYPE_NOTE, ""]
     relative = relative_rows(results)
     if len(relative) > 1:
         lines += [
@@ -279,6 +294,10 @@ def _peer_note(results: dict[str, Any]) -> str:
 
 def _scaled_time(row: dict[str, Any]) -> str:
     return ("~" if row["scaled"] else "") + seconds(row["seconds_per_matrix"])
+
+
+def _times(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _ratio(value: dict[str, float] | None, suffix: str = "") -> str:
