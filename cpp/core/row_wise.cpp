@@ -1,30 +1,81 @@
 #include "row_wise.hpp"
 
 #include <algorithm>
+#include <functional>
+#include <type_traits>
 
+#include "approx/elements.hpp"
+#include "approx/lanes.hpp"
 #include "parallel.hpp"
 
 namespace transposable {
 
+namespace {
+
+constexpr std::int64_t kSegment = 1024;  // columns at a time: 16 rows of them stay in the cache
+
+// One group of any length and kind of key: the n greatest, ties to the lower index.
+template <class Key>
+void choose_group(const Key* keys, int length, int n, bool cropped, std::uint8_t* kept) {
+  Key order[64];
+  std::copy_n(keys, length, order);
+  const bool all = n >= length;
+  if (!all) std::nth_element(order, order + n - 1, order + length, std::greater<>());
+  const Key threshold = all ? Key{} : order[n - 1];
+  int ties = n;  // entries at the threshold that still fit
+  for (int j = 0; j < length; ++j) ties -= keys[j] > threshold;
+  for (int j = 0; j < length; ++j) {
+    const bool tie = keys[j] == threshold && ties > 0;
+    ties -= tie;
+    kept[j] = (all || keys[j] > threshold || tie) && !(cropped && keys[j] < 0);
+  }
+}
+
+// Integer keys in the order of the scores; doubles are their own keys.
+template <class T>
+auto key_of(T x, bool magnitude) {
+  const auto value = widen(x);
+  if constexpr (std::is_same_v<T, double>)
+    return magnitude ? std::fabs(value) : value;
+  else
+    return ordered(magnitude ? std::fabs(value) : value);
+}
+
+template <class T>
+void choose_segment(const T* line, std::int64_t stride, std::int64_t count, bool magnitude, int n,
+                    int m, std::uint8_t* kept) {
+  using Key = decltype(key_of(*line, magnitude));
+  Key keys[kSegment];
+  if (stride == 1)  // a constant stride is what lets this loop be vectorised
+    for (std::int64_t c = 0; c < count; ++c) keys[c] = key_of(line[c], magnitude);
+  else
+    for (std::int64_t c = 0; c < count; ++c) keys[c] = key_of(line[c * stride], magnitude);
+  std::int64_t c = 0;
+  if constexpr (std::is_same_v<Key, std::int32_t>)
+    if (m == 4 || m == 8 || m == 16) {
+      lane_kernels().choose(keys, count / m, n, m, kept);
+      c = count / m * m;
+    }
+  for (; c < count; c += m) {
+    const int length = static_cast<int>(std::min<std::int64_t>(m, count - c));
+    choose_group(keys + c, length, n, length < m, kept + c);
+  }
+}
+
+}  // namespace
+
 void row_wise(const Scores& scores, int n, int m, int threads, std::uint8_t* mask) {
-  parallel_chunks(scores.batch * scores.rows, 16, threads, [&] {
-    return [&](std::int64_t begin, std::int64_t end) {
-      double values[64];
-      for (std::int64_t line = begin; line < end; ++line) {
-        const std::int64_t b = line / scores.rows, r = line % scores.rows;
-        for (std::int64_t c0 = 0; c0 < scores.cols; c0 += m) {
-          const int length = static_cast<int>(std::min<std::int64_t>(m, scores.cols - c0));
-          std::uint8_t* out = mask + line * scores.cols + c0;
-          for (int j = 0; j < length; ++j) values[j] = scores.at(b, r, c0 + j);
-          for (int j = 0; j < length; ++j) {
-            int better = 0;  // scores that come before this one
-            for (int k = 0; k < length; ++k)
-              better += values[k] > values[j] || (values[k] == values[j] && k < j);
-            out[j] = better < n && (length == m || values[j] >= 0);
-          }
-        }
-      }
-    };
+  const std::int64_t step = kSegment / m * m;
+  with_elements(scores, [&](const auto* data) {
+    parallel_chunks(scores.batch * scores.rows, 16, threads, [&] {
+      return [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t c0 = 0; c0 < scores.cols; c0 += step)
+          for (std::int64_t line = begin; line < end; ++line)
+            choose_segment(data + scores.offset(line / scores.rows, line % scores.rows, c0),
+                           scores.col_stride, std::min(step, scores.cols - c0), scores.magnitude, n,
+                           m, mask + line * scores.cols + c0);
+      };
+    });
   });
 }
 
