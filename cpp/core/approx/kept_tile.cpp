@@ -68,8 +68,9 @@ void fill_heavy(const TileBlock& block, int lane, int n, KeptTile& kept) {
   int open_rows = 0, open_cols = 0;  // lines with room
   for (int i = 0; i < p.rows; ++i) open_rows += kept.in_row[i] < n;
   for (int j = 0; j < p.cols; ++j) open_cols += kept.in_col[j] < n;
-  for (int rank = block.entries(lane) - 1; rank >= 0 && open_rows && open_cols; --rank) {
-    const auto [i, j, negative] = block.entry(lane, rank);
+  const TileBlock::Ranking ranking = block.ranking(lane);
+  for (int rank = ranking.count() - 1; rank >= 0 && open_rows && open_cols; --rank) {
+    const auto [i, j, negative] = ranking[rank];
     if (negative && !p.full) break;
     // Without a branch: whether an entry is taken cannot be predicted.
     const int take = (kept.in_row[i] < n) & (kept.in_col[j] < n) & !kept.has(i, j);

@@ -12,14 +12,13 @@ namespace transposable {
 
 namespace {
 
-// A key is the double 2^52 + (unsigned score << 12 | place): doubles of one binade are ordered like
-// the integers in their mantissa, and every processor has minimum and maximum of doubles.
 constexpr std::uint64_t kBinade = 0x4330000000000000u;
 constexpr std::uint32_t kZero = 0x80000000u;  // the unsigned score of 0
+constexpr int kPlaceMask = (1 << TileBlock::kPlaceBits) - 1;
 
 double pack(std::uint32_t score, int i, int j, bool later_first) {
-  const auto place = static_cast<std::uint64_t>((i << 6 | j) ^ (later_first ? 0xfff : 0));
-  return std::bit_cast<double>(kBinade | std::uint64_t{score} << 12 | place);
+  const auto place = static_cast<std::uint64_t>((i << 6 | j) ^ (later_first ? kPlaceMask : 0));
+  return std::bit_cast<double>(kBinade | std::uint64_t{score} << TileBlock::kPlaceBits | place);
 }
 
 std::uint32_t unsigned_score(float x) { return static_cast<std::uint32_t>(ordered(x)) ^ kZero; }
@@ -144,12 +143,11 @@ void TileBlock::sort() {
 }
 
 // The keys outside a cropped tile are the least of all and come first.
-TileBlock::Entry TileBlock::entry(int lane, int rank) const {
-  const int at = m_ * m_ - entries(lane) + rank;
-  const auto bits = std::bit_cast<std::uint64_t>(
-      keys_.get()[(lane / kSortLanes * m_ * m_ + at) * kSortLanes + lane % kSortLanes]);
-  const auto place = static_cast<int>((bits & 0xfff) ^ (later_first_ ? 0xfff : 0));
-  return {place >> 6, place & 63, (bits >> 12 & 0xffffffffu) < kZero};
+TileBlock::Ranking TileBlock::ranking(int lane) const {
+  const int count = places_[lane].rows * places_[lane].cols;
+  const double* keys = keys_.get() + (lane / kSortLanes * m_ * m_) * kSortLanes + lane % kSortLanes;
+  return {keys + (m_ * m_ - count) * kSortLanes, count,
+          static_cast<std::uint32_t>(later_first_ ? kPlaceMask : 0)};
 }
 
 }  // namespace transposable

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <bit>
 #include <cstdint>
 
 #include "../scores.hpp"
@@ -31,6 +32,10 @@ class TileGrid {
 
 class TileBlock {
  public:
+  // A key is the double 2^52 + (unsigned score << 12 | place): doubles of one binade are ordered like
+  // the integers in their mantissa, and every processor has minimum and maximum of doubles.
+  static constexpr int kPlaceBits = 12;  // row << 6 | column
+
   explicit TileBlock(int m);
 
   // Points the block at `count` <= kLanes tiles from `first` on.
@@ -52,9 +57,26 @@ class TileBlock {
     int row, col;
     bool negative;
   };
-  int entries(int lane) const { return places_[lane].rows * places_[lane].cols; }
-  // The entry at this rank, 0 <= rank < entries(lane).
-  Entry entry(int lane, int rank) const;
+  // The sorted entries of one tile, the lightest at rank 0.
+  class Ranking {
+   public:
+    int count() const { return count_; }
+    Entry operator[](int rank) const {
+      const auto bits = std::bit_cast<std::uint64_t>(first_[rank * kSortLanes]);
+      const auto place = static_cast<std::uint32_t>(bits) ^ flip_;
+      return {static_cast<int>(place >> 6 & 63), static_cast<int>(place & 63),
+              !(bits >> (kPlaceBits + 31) & 1)};
+    }
+
+   private:
+    friend class TileBlock;
+    Ranking(const double* first, int count, std::uint32_t flip)
+        : first_(first), count_(count), flip_(flip) {}
+    const double* first_;
+    int count_;
+    std::uint32_t flip_;
+  };
+  Ranking ranking(int lane) const;
 
   int m() const { return m_; }
   int count() const { return count_; }

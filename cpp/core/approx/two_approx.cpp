@@ -19,9 +19,9 @@ void prune_light(const TileBlock& block, int lane, int n, KeptTile& kept) {
   std::fill_n(row_lacks, p.rows, row_quota);
   std::fill_n(col_lacks, p.cols, col_quota);
   int open = (row_quota ? p.rows : 0) + (col_quota ? p.cols : 0);  // lines that lack pruned entries
-  const int count = block.entries(lane);
-  for (int rank = 0; rank < count; ++rank) {
-    const auto [i, j, negative] = block.entry(lane, rank);
+  const TileBlock::Ranking ranking = block.ranking(lane);
+  for (int rank = 0; rank < ranking.count(); ++rank) {
+    const auto [i, j, negative] = ranking[rank];
     const bool unwanted = negative && !p.full;
     if (!open && !unwanted) break;
     // Without a branch: whether an entry is pruned cannot be predicted.
