@@ -22,10 +22,15 @@ from transposable.pattern import Pattern
 from transposable.solution import Solution, Status
 from transposable.solvers import (
     Auto,
+    Entropic,
     Exact,
+    Exhaustive,
+    Greedy,
+    Reference,
     RowWise,
     Sequential,
     Solver,
+    TwoApprox,
     Unstructured,
 )
 from transposable.verification import Report, verify
@@ -36,8 +41,11 @@ __all__ = [
     "Auto",
     "Certificate",
     "DeviceError",
+    "Entropic",
     "Exact",
+    "Exhaustive",
     "FileError",
+    "Greedy",
     "Layout",
     "LayoutError",
     "Mask",
@@ -46,6 +54,7 @@ __all__ = [
     "Pattern",
     "PatternError",
     "Potentials",
+    "Reference",
     "Report",
     "RowWise",
     "ScoresError",
@@ -56,6 +65,7 @@ __all__ = [
     "SolverError",
     "Status",
     "TransposableError",
+    "TwoApprox",
     "Unstructured",
     "__version__",
     "certify",
