@@ -4,7 +4,6 @@
 #include "convert.hpp"
 #include "core/approx/entropic.hpp"
 #include "core/approx/greedy.hpp"
-#include "core/approx/lanes.hpp"
 #include "core/approx/two_approx.hpp"
 #include "core/row_wise.hpp"
 
@@ -61,7 +60,4 @@ void bind_approx(nb::module_& module) {
   module.def("entropic", &entropic, "scores"_a, "mask"_a, "n"_a, "m"_a, "magnitude"_a,
              "threads"_a, "iterations"_a, "tau"_a, "sweeps"_a,
              "Dykstra's projections, rounding, repair, local search.");
-  module.def(
-      "lanes_isa", [] { return transposable::lane_kernels().name; },
-      "Instruction set of the lane kernels: baseline, avx2 or avx512.");
 }

@@ -5,7 +5,7 @@
 #include <type_traits>
 
 #include "approx/elements.hpp"
-#include "approx/lanes.hpp"
+#include "approx/lane_kernels.hpp"
 #include "parallel.hpp"
 
 namespace transposable {

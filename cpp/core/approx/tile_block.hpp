@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "../scores.hpp"
-#include "lanes.hpp"
+#include "lane_kernels.hpp"
 
 namespace transposable {
 

@@ -1,12 +1,11 @@
 // Kernels that work on many tiles at once, one lane each, in loops that a compiler vectorises.
 //
-// The same source is compiled for AVX-512, AVX2 and the baseline of the platform; the best one that
-// this processor runs is chosen once. TRANSPOSABLE_ISA=baseline|avx2|avx512 in the environment
-// forces a lesser one.
+// The same source (kernels.hpp) is compiled for each instruction set, as the engine of the exact solver
+// is; the choice between them is the same, too (isa.hpp).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 #include <new>
 
@@ -16,8 +15,6 @@ inline constexpr int kLanes = 16;     // tiles of a block
 inline constexpr int kSortLanes = 8;  // of them, in one sorting network
 
 struct LaneKernels {
-  const char* name;
-
   // Sorts count keys of kSortLanes tiles, ascending: keys[position * kSortLanes + lane].
   void (*sort)(double* keys, int count);
 
@@ -37,6 +34,7 @@ struct LaneKernels {
   void (*choose)(const std::int32_t* keys, std::int64_t groups, int n, int m, std::uint8_t* kept);
 };
 
+// Of the active instruction set; throws as active_engine() does.
 const LaneKernels& lane_kernels();
 
 // Uninitialised memory at the start of a cache line.
