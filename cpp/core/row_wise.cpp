@@ -52,7 +52,7 @@ void choose_segment(const T* line, std::int64_t stride, std::int64_t count, bool
     for (std::int64_t c = 0; c < count; ++c) keys[c] = key_of(line[c * stride], magnitude);
   std::int64_t c = 0;
   if constexpr (std::is_same_v<Key, std::int32_t>)
-    if (m == 4 || m == 8 || m == 16) {
+    if (m == 4 || m == 8 || m == 16 || m == 32) {
       lane_kernels().choose(keys, count / m, n, m, kept);
       c = count / m * m;
     }

@@ -189,7 +189,8 @@ void choose_fixed(const std::int32_t* keys, std::int64_t groups, int n, std::uin
 inline void choose(const std::int32_t* keys, std::int64_t groups, int n, int m, std::uint8_t* kept) {
   if (m == 4) return choose_fixed<4>(keys, groups, n, kept);
   if (m == 8) return choose_fixed<8>(keys, groups, n, kept);
-  return choose_fixed<16>(keys, groups, n, kept);
+  if (m == 16) return choose_fixed<16>(keys, groups, n, kept);
+  return choose_fixed<32>(keys, groups, n, kept);
 }
 
 }  // namespace transposable::TP_ISA

@@ -30,7 +30,7 @@ struct LaneKernels {
                   int m, int n, int iterations);
 
   // kept[g * m + j] = 1 where fewer than n of the group keys[g * m .. + m] come before entry j,
-  // else 0. m is 4, 8 or 16.
+  // else 0. m is 4, 8, 16 or 32.
   void (*choose)(const std::int32_t* keys, std::int64_t groups, int n, int m, std::uint8_t* kept);
 };
 
