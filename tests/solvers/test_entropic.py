@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from strategies import make_scores, tiles
+from strategies import make_scores, scores, tiles
 from transposable import Entropic, Exact, Greedy, SolverError, solve
 
 
@@ -53,6 +53,16 @@ def test_every_family_stays_close(matrix: torch.Tensor) -> None:
     best = solve(matrix, "2:4T", Exact()).objective
     found = solve(matrix, "2:4T", Entropic()).objective
     assert best - found <= 0.02 * matrix.double().abs().sum().item()
+
+
+@settings(max_examples=40)
+@given(matrix=scores(3, ("gaussian", "signed", "grid", "row scales")))
+def test_a_cropped_tile_is_filled_without_local_search(matrix: torch.Tensor) -> None:
+    """Rounding takes every entry that fits and does not lose, whatever its potential."""
+    kept = solve(matrix, "2:4T", Entropic(sweeps=0)).mask.tensor
+    fits = (kept.sum(1) < 2)[:, None] & (kept.sum(0) < 2) & ~kept
+    assert not (fits & (matrix >= 0)).any()
+    assert not (kept & (matrix < 0)).any()
 
 
 @pytest.mark.parametrize(

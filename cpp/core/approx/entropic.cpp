@@ -32,6 +32,8 @@ class EntropicBlock {
           const int at = (i * m_ + j) * kLanes + lane;
           work_.get()[at] = scaled_.get()[at] + rows_[i * kLanes + lane] + cols_[j * kLanes + lane];
         }
+    for (int lane = 0; lane < block_.count(); ++lane)
+      if (at_most_[lane]) keep_signs(lane);
     block_.sort_values(work_.get(), true);
     round_and_search(block_, scores, n_, true, options_.sweeps, lanes_.get(), mask);
   }
@@ -85,6 +87,23 @@ class EntropicBlock {
       for (int i = 1; i < m_; ++i) largest = std::max(largest, a(i, j) + rows_[i * kLanes + lane]);
       cols_[j * kLanes + lane] = -largest;
     }
+  }
+
+  // Rounding a cropped tile refuses negative values, and it is the score whose sign counts: shifts the
+  // values of all other entries to 0 and above, in the same order.
+  void keep_signs(int lane) {
+    const TilePlace& p = block_.place(lane);
+    float least = std::numeric_limits<float>::infinity();
+    for (int pass = 0; pass < 2; ++pass)
+      for (int i = 0; i < p.rows; ++i)
+        for (int j = 0; j < p.cols; ++j) {
+          float& value = work_.get()[(i * m_ + j) * kLanes + lane];
+          if (pass == 0) {
+            if (block_.value(lane, i, j) >= 0) least = std::min(least, value);
+          } else {
+            value = block_.value(lane, i, j) >= 0 ? value - least : -1.0f;
+          }
+        }
   }
 
   int m_, n_;
