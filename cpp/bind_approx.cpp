@@ -51,13 +51,13 @@ void entropic(const ScoresArray& scores_array, const MaskArray& mask_array, int 
 }  // namespace
 
 void bind_approx(nb::module_& module) {
-  module.def("row_wise", &row_wise, "scores"_a, "mask"_a, "n"_a, "m"_a, "magnitude"_a,
-             "threads"_a, "Plain N:M masks: the largest n of every m along the rows.");
+  module.def("row_wise", &row_wise, "scores"_a, "mask"_a, "n"_a, "m"_a, "magnitude"_a, "threads"_a,
+             "Plain N:M masks: the largest n of every m along the rows.");
   module.def("two_approx", &two_approx, "scores"_a, "mask"_a, "n"_a, "m"_a, "magnitude"_a,
              "threads"_a, "repair"_a, "The paper's Algorithm 1: at most n, exactly n if repaired.");
   module.def("greedy", &greedy, "scores"_a, "mask"_a, "n"_a, "m"_a, "magnitude"_a, "threads"_a,
              "repair"_a, "sweeps"_a, "Heavy scores first, repair, local search.");
-  module.def("entropic", &entropic, "scores"_a, "mask"_a, "n"_a, "m"_a, "magnitude"_a,
-             "threads"_a, "iterations"_a, "tau"_a, "sweeps"_a,
+  module.def("entropic", &entropic, "scores"_a, "mask"_a, "n"_a, "m"_a, "magnitude"_a, "threads"_a,
+             "iterations"_a, "tau"_a, "sweeps"_a,
              "Dykstra's projections, rounding, repair, local search.");
 }

@@ -15,7 +15,12 @@ namespace {
 class EntropicBlock {
  public:
   EntropicBlock(int m, int n, const EntropicOptions& options)
-      : m_(m), n_(n), options_(options), block_(m), scaled_(size()), work_(size()),
+      : m_(m),
+        n_(n),
+        options_(options),
+        block_(m),
+        scaled_(size()),
+        work_(size()),
         lanes_(size()) {}
 
   void solve(const Scores& scores, const TileGrid& grid, std::int64_t first, int count,
@@ -89,8 +94,8 @@ class EntropicBlock {
     }
   }
 
-  // Rounding a cropped tile refuses negative values, and it is the score whose sign counts: shifts the
-  // values of all other entries to 0 and above, in the same order.
+  // Rounding a cropped tile refuses negative values, and it is the score whose sign counts: shifts
+  // the values of all other entries to 0 and above, in the same order.
   void keep_signs(int lane) {
     const TilePlace& p = block_.place(lane);
     float least = std::numeric_limits<float>::infinity();

@@ -38,7 +38,8 @@ void KeptTile::clear(int m) {
 
 void KeptTile::to_lane(std::int32_t* kept, int lane, int m) const {
   for (int i = 0; i < m; ++i)
-    for (int j = 0; j < m; ++j) kept[(i * m + j) * kLanes + lane] = -static_cast<int>(row[i] >> j & 1);
+    for (int j = 0; j < m; ++j)
+      kept[(i * m + j) * kLanes + lane] = -static_cast<int>(row[i] >> j & 1);
 }
 
 void KeptTile::from_lane(const std::int32_t* kept, int lane, int m) {
@@ -65,26 +66,30 @@ void KeptTile::write(const TilePlace& p, const Scores& scores, std::uint8_t* mas
 
 void fill_heavy(const TileBlock& block, int lane, int n, KeptTile& kept) {
   const TilePlace& p = block.place(lane);
+  int row_room[64], col_room[64];
   int open_rows = 0, open_cols = 0;  // lines with room
-  for (int i = 0; i < p.rows; ++i) open_rows += kept.in_row[i] < n;
-  for (int j = 0; j < p.cols; ++j) open_cols += kept.in_col[j] < n;
+  for (int i = 0; i < p.rows; ++i) open_rows += (row_room[i] = n - kept.in_row[i]) > 0;
+  for (int j = 0; j < p.cols; ++j) open_cols += (col_room[j] = n - kept.in_col[j]) > 0;
   const TileBlock::Ranking ranking = block.ranking(lane);
   for (int rank = ranking.count() - 1; rank >= 0 && open_rows && open_cols; --rank) {
     const auto [i, j, negative] = ranking[rank];
     if (negative && !p.full) break;
     // Without a branch: whether an entry is taken cannot be predicted.
-    const int take = (kept.in_row[i] < n) & (kept.in_col[j] < n) & !kept.has(i, j);
+    const int take = (row_room[i] > 0) & (col_room[j] > 0) & !kept.has(i, j);
     kept.row[i] |= static_cast<std::uint64_t>(take) << j;
-    kept.in_row[i] += take;
-    kept.in_col[j] += take;
-    open_rows -= take & (kept.in_row[i] == n);
-    open_cols -= take & (kept.in_col[j] == n);
+    row_room[i] -= take;
+    col_room[j] -= take;
+    open_rows -= take & (row_room[i] == 0);
+    open_cols -= take & (col_room[j] == 0);
   }
+  for (int i = 0; i < p.rows; ++i) kept.in_row[i] = n - row_room[i];
+  for (int j = 0; j < p.cols; ++j) kept.in_col[j] = n - col_room[j];
 }
 
-// Let row i and column l lack an entry. Where (i, l) is not kept, it is added. Else some row k holds n
-// entries without l and one of its columns j is not in row i (row k holds more than row i does):
-// keep (i, j) and (k, l), drop (k, j). Row k is full, since otherwise (k, l) would have been filled.
+// Let row i and column l lack an entry. Where (i, l) is not kept, it is added. Else some row k
+// holds n entries without l and one of its columns j is not in row i (row k holds more than row i
+// does): keep (i, j) and (k, l), drop (k, j). Row k is full, since otherwise (k, l) would have been
+// filled.
 void complete(const TileBlock& block, int lane, int n, KeptTile& kept) {
   const int m = block.m();
   for (int i = 0; i < m; ++i)
@@ -106,7 +111,8 @@ void complete(const TileBlock& block, int lane, int n, KeptTile& kept) {
           });
         }
       }
-      if (best_k < 0) throw std::logic_error("complete: no exchange exists; the tile was not filled");
+      if (best_k < 0)
+        throw std::logic_error("complete: no exchange exists; the tile was not filled");
       if (best_k != i) {
         kept.drop(best_k, best_j);
         kept.keep(best_k, best_l);
@@ -143,7 +149,8 @@ void polish_cropped(const TileBlock& block, int lane, int n, int sweeps, KeptTil
           });
         if (row_room)
           for (int k = 0; k < p.rows; ++k)
-            if (kept.has(k, l) && value(k, l) < least) least = value(k, l), least_i = k, least_j = l;
+            if (kept.has(k, l) && value(k, l) < least)
+              least = value(k, l), least_i = k, least_j = l;
         if (least_i < 0) return;
         kept.drop(least_i, least_j);
         kept.keep(i, l);

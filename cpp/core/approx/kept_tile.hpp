@@ -28,8 +28,8 @@ struct KeptTile {
   void write(const TilePlace& place, const Scores& scores, std::uint8_t* mask) const;
 };
 
-// Keeps entries from heavy to light wherever row and column hold less than n; in a cropped tile only
-// those that are not negative. The block must be sorted.
+// Keeps entries from heavy to light wherever row and column hold less than n; in a cropped tile
+// only those that are not negative. The block must be sorted.
 void fill_heavy(const TileBlock& block, int lane, int n, KeptTile& kept);
 
 // Brings a full tile that fill_heavy has filled to exactly n per row and column, each time by the

@@ -1,6 +1,6 @@
-// The kernels of lane_kernels.hpp in compiler vector extensions. Included by kernels_*.cpp only, with
-// TP_ISA and TP_BYTES set; the rules of lanes/vec.hpp hold. A kernel takes as many lanes at a time as
-// fit one register, and then the next ones.
+// The kernels of lane_kernels.hpp in compiler vector extensions. Included by kernels_*.cpp only,
+// with TP_ISA and TP_BYTES set; the rules of lanes/vec.hpp hold. A kernel takes as many lanes at a
+// time as fit one register, and then the next ones.
 #pragma once
 
 #include "../lanes/vec.hpp"
@@ -36,7 +36,8 @@ inline void sort(double* keys, int count) {
       }
 }
 
-// With d_j = a_ij - a_kj, row i gives column `give` to row k for column `take`: gain d_take - d_give.
+// With d_j = a_ij - a_kj, row i gives column `give` to row k for column `take`, and the tile gains
+// d_take - d_give.
 inline bool exchange(const float* a, std::int32_t* kept, int m) {
   const F32 far = F32{} + __builtin_inff();
   bool changed = false;
@@ -100,11 +101,11 @@ TP_INLINE F32 log_lanes(F32 x) {
   return __builtin_convertvector(exponent, F32) * 0.693147181f + 2.0f * t * series;
 }
 
-// The entries are min(1, K_ij U_i V_j), where K = exp(a + rows + cols) is renewed every few rounds and
-// U, V are the factors since. With the exponents of K within [-40, 20] and those of U and V within
-// +-18 no product leaves the range of float, and no sum is 0.
-inline void dykstra(const float* a, float* rows, float* cols, const std::int32_t* at_most, float* work,
-             int m, int n, int iterations) {
+// The entries are min(1, K_ij U_i V_j), where K = exp(a + rows + cols) is renewed every few rounds
+// and U, V are the factors since. With the exponents of K within [-40, 20] and those of U and V
+// within +-18 no product overflows; where a sum underflows to 0, its factor goes to the limit.
+inline void dykstra(const float* a, float* rows, float* cols, const std::int32_t* at_most,
+                    float* work, int m, int n, int iterations) {
   constexpr int kRenew = 8;
   const F32 low = F32{} - 40.0f, high = F32{} + 20.0f, one = F32{} + 1.0f;
   const F32 top = F32{} + 6.5659969e7f, bottom = one / top;  // e^18
@@ -113,9 +114,7 @@ inline void dykstra(const float* a, float* rows, float* cols, const std::int32_t
   for (int part = 0; part < kLanes; part += kLanes32) {
     const I32 bounded = load<I32>(at_most + part);
     // A potential r <= 0 stays so while its factor is at most exp(-r).
-    auto limit = [&](F32 r) {
-      return bounded != 0 ? exp_lanes(min(-r, F32{} + 18.0f)) : top;
-    };
+    auto limit = [&](F32 r) { return bounded != 0 ? exp_lanes(min(-r, F32{} + 18.0f)) : top; };
     for (int done = 0; done < iterations; done += kRenew) {
       for (int x = 0; x < m; ++x) {
         U[x] = V[x] = one;
@@ -145,8 +144,7 @@ inline void dykstra(const float* a, float* rows, float* cols, const std::int32_t
           U[i] = next;
           for (int j = 0; j < m; ++j) sums[j] += entries[j] * factor;
         }
-        for (int j = 0; j < m; ++j)
-          V[j] = max(min(V[j] * (target / sums[j]), V_top[j]), bottom);
+        for (int j = 0; j < m; ++j) V[j] = max(min(V[j] * (target / sums[j]), V_top[j]), bottom);
       }
       for (int x = 0; x < m; ++x) {
         float *row = rows + x * kLanes + part, *col = cols + x * kLanes + part;
@@ -173,20 +171,23 @@ void choose_fixed(const std::int32_t* keys, std::int64_t groups, int n, std::uin
     for (int j = 0; j < M; ++j) before[j] = I32{} + j;
     for (int k = 0; k < M; ++k)
       for (int j = k + 1; j < M; ++j) {
-        const I32 later_wins = load<I32>(turned + j * kLanes32) > load<I32>(turned + k * kLanes32);  // 0 or -1
+        const I32 later_wins =
+            load<I32>(turned + j * kLanes32) > load<I32>(turned + k * kLanes32);  // 0 or -1
         before[k] -= later_wins;
         before[j] += later_wins;
       }
     for (int q = 0; q < kWords; ++q) {
       I32 word = I32{};
       for (int j = 0; j < 4; ++j) word |= (before[4 * q + j] < n) & byte_one(j);
-      for (int g = 0; g < kLanes32; ++g) words[g * kWords + q] = static_cast<std::uint32_t>(word[g]);
+      for (int g = 0; g < kLanes32; ++g)
+        words[g * kWords + q] = static_cast<std::uint32_t>(word[g]);
     }
     __builtin_memcpy(kept + g0 * M, words, static_cast<std::size_t>(here) * M);
   }
 }
 
-inline void choose(const std::int32_t* keys, std::int64_t groups, int n, int m, std::uint8_t* kept) {
+inline void choose(const std::int32_t* keys, std::int64_t groups, int n, int m,
+                   std::uint8_t* kept) {
   if (m == 4) return choose_fixed<4>(keys, groups, n, kept);
   if (m == 8) return choose_fixed<8>(keys, groups, n, kept);
   if (m == 16) return choose_fixed<16>(keys, groups, n, kept);

@@ -4,5 +4,6 @@
 
 namespace transposable {
 extern const LaneKernels kernels_baseline;
-const LaneKernels kernels_baseline{baseline::sort, baseline::exchange, baseline::dykstra, baseline::choose};
+const LaneKernels kernels_baseline{baseline::sort, baseline::exchange, baseline::dykstra,
+                                   baseline::choose};
 }  // namespace transposable

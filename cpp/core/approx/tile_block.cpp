@@ -49,7 +49,8 @@ TilePlace TileGrid::place(std::int64_t tile) const {
 }
 
 TileBlock::TileBlock(int m)
-    : m_(m), values_(static_cast<std::size_t>(m * m * kLanes)),
+    : m_(m),
+      values_(static_cast<std::size_t>(m * m * kLanes)),
       keys_(static_cast<std::size_t>(m * m * kLanes)) {
   // Lanes without a tile and entries outside a cropped one are read by the kernels.
   std::fill_n(values_.get(), m * m * kLanes, 0.0f);
@@ -70,11 +71,15 @@ void TileBlock::load_values(const Scores& scores) {
         const double x = widen(data[start + i * scores.row_stride + j * scores.col_stride]);
         return scores.magnitude ? std::fabs(x) : x;
       };
+      using Value = decltype(widen(*data));
+      constexpr auto kFinite = static_cast<double>(std::numeric_limits<Value>::max());
       double largest = 0;
+      bool infinite = false;
       for (int i = 0; i < p.rows; ++i)
         for (int j = 0; j < p.cols; ++j) {
           const double x = std::fabs(read(i, j));
-          largest = std::max(largest, x <= std::numeric_limits<double>::max() ? x : 0.0);
+          infinite |= x > kFinite;
+          largest = x <= kFinite && x > largest ? x : largest;
         }
       int exponent;
       std::frexp(largest, &exponent);
@@ -82,12 +87,16 @@ void TileBlock::load_values(const Scores& scores) {
       const double first = std::ldexp(1.0, -exponent / 2);
       const double second = std::ldexp(1.0, -exponent - -exponent / 2);
       float* out = values_.get() + lane;
-      for (int i = 0; i < m_; ++i)
-        for (int j = 0; j < m_; ++j) {
-          double x = i < p.rows && j < p.cols ? read(i, j) : 0.0;
-          x = std::isinf(x) ? std::copysign(0x1p14, x) : x * first * second;
-          out[(i * m_ + j) * kLanes] = static_cast<float>(x);
-        }
+      if (!p.full)
+        for (int at = 0; at < m_ * m_; ++at) out[at * kLanes] = 0;
+      for (int i = 0; i < p.rows; ++i)
+        for (int j = 0; j < p.cols; ++j)
+          out[(i * m_ + j) * kLanes] = static_cast<float>(read(i, j) * first * second);
+      if (!infinite) continue;
+      for (int i = 0; i < p.rows; ++i)
+        for (int j = 0; j < p.cols; ++j)
+          if (const double x = read(i, j); std::isinf(x))
+            out[(i * m_ + j) * kLanes] = std::copysign(0x1p14f, static_cast<float>(x));
     }
   });
 }

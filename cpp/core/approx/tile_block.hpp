@@ -20,8 +20,12 @@ struct TilePlace {
 class TileGrid {
  public:
   TileGrid(const Scores& scores, int m)
-      : rows_(scores.rows), cols_(scores.cols), down_((scores.rows + m - 1) / m),
-        across_((scores.cols + m - 1) / m), batch_(scores.batch), m_(m) {}
+      : rows_(scores.rows),
+        cols_(scores.cols),
+        down_((scores.rows + m - 1) / m),
+        across_((scores.cols + m - 1) / m),
+        batch_(scores.batch),
+        m_(m) {}
   std::int64_t count() const { return batch_ * down_ * across_; }
   TilePlace place(std::int64_t tile) const;
 
@@ -32,8 +36,8 @@ class TileGrid {
 
 class TileBlock {
  public:
-  // A key is the double 2^52 + (unsigned score << 12 | place): doubles of one binade are ordered like
-  // the integers in their mantissa, and every processor has minimum and maximum of doubles.
+  // A key is the double 2^52 + (unsigned score << 12 | place): doubles of one binade are ordered
+  // like the integers in their mantissa, and every processor has minimum and maximum of doubles.
   static constexpr int kPlaceBits = 12;  // row << 6 | column
 
   explicit TileBlock(int m);
@@ -47,8 +51,8 @@ class TileBlock {
   float value(int lane, int i, int j) const { return values_.get()[(i * m_ + j) * kLanes + lane]; }
   const float* values() const { return values_.get(); }
 
-  // Sorts the entries of every tile by score, ascending; equal scores by place, the earlier first or,
-  // with later_first, last.
+  // Sorts the entries of every tile by score, ascending, none of them NaN; equal scores by place,
+  // the earlier first or, with later_first, last.
   void sort_scores(const Scores& scores, bool later_first);
   // The same for other values, indexed as values().
   void sort_values(const float* values, bool later_first);

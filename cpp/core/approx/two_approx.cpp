@@ -40,22 +40,22 @@ void prune_light(const TileBlock& block, int lane, int n, KeptTile& kept) {
 void two_approx(const Scores& scores, int n, int m, bool repair, int threads, std::uint8_t* mask) {
   const TileGrid grid(scores, m);
   parallel_chunks(grid.count(), 8 * kLanes, threads, [&] {
-    return [&, block = TileBlock(m), kept = KeptTile()](std::int64_t begin,
-                                                        std::int64_t end) mutable {
-      for (std::int64_t first = begin; first < end; first += kLanes) {
-        block.place(grid, first, static_cast<int>(std::min<std::int64_t>(kLanes, end - first)));
-        block.sort_scores(scores, false);
-        if (repair) block.load_values(scores);
-        for (int lane = 0; lane < block.count(); ++lane) {
-          prune_light(block, lane, n, kept);
-          if (repair) {
-            fill_heavy(block, lane, n, kept);
-            if (block.place(lane).full) complete(block, lane, n, kept);
+    return
+        [&, block = TileBlock(m), kept = KeptTile()](std::int64_t begin, std::int64_t end) mutable {
+          for (std::int64_t first = begin; first < end; first += kLanes) {
+            block.place(grid, first, static_cast<int>(std::min<std::int64_t>(kLanes, end - first)));
+            block.sort_scores(scores, false);
+            if (repair) block.load_values(scores);
+            for (int lane = 0; lane < block.count(); ++lane) {
+              prune_light(block, lane, n, kept);
+              if (repair) {
+                fill_heavy(block, lane, n, kept);
+                if (block.place(lane).full) complete(block, lane, n, kept);
+              }
+              kept.write(block.place(lane), scores, mask);
+            }
           }
-          kept.write(block.place(lane), scores, mask);
-        }
-      }
-    };
+        };
   });
 }
 
