@@ -9,13 +9,18 @@
 
 namespace {
 
-void row_wise(const ScoresArray& scores_array, const MaskArray& mask_array, int n, int m,
-              bool magnitude, int threads) {
+nb::object row_wise(const ScoresArray& scores_array, const MaskArray& mask_array, int n, int m,
+                    bool magnitude, int threads) {
   check_pattern(n, m);
   const auto scores = scores_of(scores_array, magnitude);
   auto* mask = mask_of(mask_array, scores);
-  nb::gil_scoped_release release;
-  transposable::row_wise(scores, n, m, threads, mask);
+  std::optional<transposable::NanPlace> nan;
+  {
+    nb::gil_scoped_release release;
+    nan = transposable::row_wise(scores, n, m, threads, mask);
+  }
+  if (!nan) return nb::none();
+  return nb::make_tuple(nan->batch, nan->row, nan->col);
 }
 
 void two_approx(const ScoresArray& scores_array, const MaskArray& mask_array, int n, int m,
@@ -52,7 +57,7 @@ void entropic(const ScoresArray& scores_array, const MaskArray& mask_array, int 
 
 void bind_approx(nb::module_& module) {
   module.def("row_wise", &row_wise, "scores"_a, "mask"_a, "n"_a, "m"_a, "magnitude"_a, "threads"_a,
-             "Plain N:M masks: the largest n of every m along the rows.");
+             "Plain N:M masks; returns None, or the place of a NaN.");
   module.def("two_approx", &two_approx, "scores"_a, "mask"_a, "n"_a, "m"_a, "magnitude"_a,
              "threads"_a, "repair"_a, "The paper's Algorithm 1: at most n, exactly n if repaired.");
   module.def("greedy", &greedy, "scores"_a, "mask"_a, "n"_a, "m"_a, "magnitude"_a, "threads"_a,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <mutex>
 #include <type_traits>
 
 #include "approx/elements.hpp"
@@ -41,8 +42,26 @@ auto key_of(T x, bool magnitude) {
     return ordered(magnitude ? std::fabs(value) : value);
 }
 
+// Whether any key is that of a NaN, whose place in the order is beyond the infinities.
+bool any_nan(const std::int32_t* keys, std::int64_t count) {
+  constexpr std::int32_t kInfinity = 0x7f800000;
+  std::int32_t least = 0, most = 0;
+  for (std::int64_t c = 0; c < count; ++c) {
+    least = keys[c] < least ? keys[c] : least;
+    most = keys[c] > most ? keys[c] : most;
+  }
+  return most > kInfinity || least < -kInfinity - 1;
+}
+
+bool any_nan(const double* keys, std::int64_t count) {
+  bool found = false;
+  for (std::int64_t c = 0; c < count; ++c) found |= std::isnan(keys[c]);
+  return found;
+}
+
+// Returns false, and writes nothing, where there is a NaN.
 template <class T>
-void choose_segment(const T* line, std::int64_t stride, std::int64_t count, bool magnitude, int n,
+bool choose_segment(const T* line, std::int64_t stride, std::int64_t count, bool magnitude, int n,
                     int m, std::uint8_t* kept) {
   using Key = decltype(key_of(*line, magnitude));
   Key keys[kSegment];
@@ -50,6 +69,7 @@ void choose_segment(const T* line, std::int64_t stride, std::int64_t count, bool
     for (std::int64_t c = 0; c < count; ++c) keys[c] = key_of(line[c], magnitude);
   else
     for (std::int64_t c = 0; c < count; ++c) keys[c] = key_of(line[c * stride], magnitude);
+  if (any_nan(keys, count)) return false;
   std::int64_t c = 0;
   if constexpr (std::is_same_v<Key, std::int32_t>)
     if (m == 4 || m == 8 || m == 16 || m == 32) {
@@ -60,23 +80,39 @@ void choose_segment(const T* line, std::int64_t stride, std::int64_t count, bool
     const int length = static_cast<int>(std::min<std::int64_t>(m, count - c));
     choose_group(keys + c, length, n, length < m, kept + c);
   }
+  return true;
+}
+
+std::int64_t first_nan(const Scores& scores, std::int64_t line, std::int64_t col) {
+  while (!std::isnan(scores.at(line / scores.rows, line % scores.rows, col))) ++col;
+  return col;
 }
 
 }  // namespace
 
-void row_wise(const Scores& scores, int n, int m, int threads, std::uint8_t* mask) {
+std::optional<NanPlace> row_wise(const Scores& scores, int n, int m, int threads,
+                                 std::uint8_t* mask) {
   const std::int64_t step = kSegment / m * m;
+  std::optional<NanPlace> nan;
+  std::mutex guard;
   with_elements(scores, [&](const auto* data) {
     parallel_chunks(scores.batch * scores.rows, 16, threads, [&] {
       return [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t c0 = 0; c0 < scores.cols; c0 += step)
-          for (std::int64_t line = begin; line < end; ++line)
-            choose_segment(data + scores.offset(line / scores.rows, line % scores.rows, c0),
-                           scores.col_stride, std::min(step, scores.cols - c0), scores.magnitude, n,
-                           m, mask + line * scores.cols + c0);
+          for (std::int64_t line = begin; line < end; ++line) {
+            const std::int64_t b = line / scores.rows, r = line % scores.rows;
+            if (choose_segment(data + scores.offset(b, r, c0), scores.col_stride,
+                               std::min(step, scores.cols - c0), scores.magnitude, n, m,
+                               mask + line * scores.cols + c0))
+              continue;
+            const std::lock_guard lock(guard);
+            if (!nan) nan = NanPlace{b, r, first_nan(scores, line, c0)};
+            return;
+          }
       };
     });
   });
+  return nan;
 }
 
 }  // namespace transposable

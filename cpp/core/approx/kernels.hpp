@@ -155,35 +155,65 @@ inline void dykstra(const float* a, float* rows, float* cols, const std::int32_t
   }
 }
 
+// The elements of the concatenation (a, b) in turn: a0 b0 a1 b1 ..; the lower or the upper half.
+template <int Half, int... K>
+TP_INLINE I32 zip_half(I32 a, I32 b, std::integer_sequence<int, K...>) {
+  return __builtin_shufflevector(
+      a, b, (Half * kLanes32 / 2 + K / 2 + (K % 2 ? kLanes32 : 0))...);
+}
+
+// The inverse of deinterleave: out holds, one after the other, elements 0 of all vectors, then their
+// elements 1, and so on. Count is a power of two.
+template <int Count>
+TP_INLINE void interleave(const I32* in, int stride, I32* out) {
+  if constexpr (Count == 1) {
+    out[0] = in[0];
+  } else {
+    constexpr auto kAll = std::make_integer_sequence<int, kLanes32>{};
+    I32 even[Count / 2], odd[Count / 2];
+    interleave<Count / 2>(in, stride * 2, even);
+    interleave<Count / 2>(in + stride, stride * 2, odd);
+#pragma GCC unroll 64
+    for (int k = 0; k < Count / 2; ++k) {
+      out[2 * k] = zip_half<0>(even[k], odd[k], kAll);
+      out[2 * k + 1] = zip_half<1>(even[k], odd[k], kAll);
+    }
+  }
+}
+
 // A key comes before another if it is greater, or equal and earlier; each pair is compared once.
 template <int M>
-void choose_fixed(const std::int32_t* keys, std::int64_t groups, int n, std::uint8_t* kept) {
-  constexpr int kWords = M / 4;
-  std::int32_t in[kLanes32 * M], turned[M * kLanes32];
-  std::uint32_t words[kLanes32 * kWords];  // four bytes of 0 or 1 each
-  for (std::int64_t g0 = 0; g0 < groups; g0 += kLanes32) {
-    const int here = static_cast<int>(groups - g0 < kLanes32 ? groups - g0 : kLanes32);
-    if (here < kLanes32) __builtin_memset(in, 0, sizeof in);
-    __builtin_memcpy(in, keys + g0 * M, sizeof(std::int32_t) * static_cast<std::size_t>(here) * M);
-    for (int j = 0; j < M; ++j)
-      for (int g = 0; g < kLanes32; ++g) turned[j * kLanes32 + g] = in[g * M + j];
-    I32 before[M];
-    for (int j = 0; j < M; ++j) before[j] = I32{} + j;
-    for (int k = 0; k < M; ++k)
-      for (int j = k + 1; j < M; ++j) {
-        const I32 later_wins =
-            load<I32>(turned + j * kLanes32) > load<I32>(turned + k * kLanes32);  // 0 or -1
-        before[k] -= later_wins;
-        before[j] += later_wins;
-      }
-    for (int q = 0; q < kWords; ++q) {
-      I32 word = I32{};
-      for (int j = 0; j < 4; ++j) word |= (before[4 * q + j] < n) & byte_one(j);
-      for (int g = 0; g < kLanes32; ++g)
-        words[g * kWords + q] = static_cast<std::uint32_t>(word[g]);
+TP_INLINE void choose_groups(const std::int32_t* keys, int n, std::uint8_t* kept) {
+  I32 in[M], x[M], before[M], words[M / 4], out[M / 4];
+  for (int k = 0; k < M; ++k) in[k] = load<I32>(keys + k * kLanes32);
+  deinterleave<M>(in, x, 1);
+  for (int j = 0; j < M; ++j) before[j] = I32{} + j;
+#pragma GCC unroll 16
+  for (int k = 0; k < M; ++k)
+    for (int j = k + 1; j < M; ++j) {
+      const I32 later_wins = x[j] > x[k];  // 0 or -1
+      before[k] -= later_wins;
+      before[j] += later_wins;
     }
-    __builtin_memcpy(kept + g0 * M, words, static_cast<std::size_t>(here) * M);
+  for (int q = 0; q < M / 4; ++q) {  // four bytes of 0 or 1 each
+    words[q] = I32{};
+    for (int j = 0; j < 4; ++j) words[q] |= (before[4 * q + j] < n) & byte_one(j);
   }
+  interleave<M / 4>(words, 1, out);
+  for (int q = 0; q < M / 4; ++q) store(kept + q * TP_BYTES, out[q]);
+}
+
+template <int M>
+void choose_fixed(const std::int32_t* keys, std::int64_t groups, int n, std::uint8_t* kept) {
+  std::int64_t g = 0;
+  for (; g + kLanes32 <= groups; g += kLanes32) choose_groups<M>(keys + g * M, n, kept + g * M);
+  if (g == groups) return;
+  const auto rest = static_cast<std::size_t>((groups - g) * M);
+  std::int32_t in[kLanes32 * M] = {};
+  std::uint8_t out[kLanes32 * M];
+  __builtin_memcpy(in, keys + g * M, rest * sizeof(std::int32_t));
+  choose_groups<M>(in, n, out);
+  __builtin_memcpy(kept + g * M, out, rest);
 }
 
 inline void choose(const std::int32_t* keys, std::int64_t groups, int n, int m,

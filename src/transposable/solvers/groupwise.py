@@ -9,7 +9,7 @@ import torch
 
 from transposable import _core
 from transposable.pattern import Structure
-from transposable.problem import Problem
+from transposable.problem import Problem, nan_error
 from transposable.solvers.base import Outcome, Solver
 
 
@@ -27,13 +27,16 @@ class RowWise(Solver):
     structures: ClassVar[tuple[Structure, ...]] = ("row",)
     summary: ClassVar[str] = "plain N:M, the largest N of each group"
     promises_optimal: ClassVar[bool] = True
+    checks_nan: ClassVar[bool] = True
 
     def run(self, problem: Problem, *, certify: bool) -> Outcome:
         kept = torch.empty(problem.matrices.shape, dtype=torch.bool)
         pattern = problem.pattern
-        _core.row_wise(
+        nan_at = _core.row_wise(
             problem.matrices, kept, pattern.n, pattern.m, problem.magnitude, problem.threads
         )
+        if nan_at is not None:
+            raise nan_error(self.name, *nan_at)
         return Outcome(kept, optimal=True)
 
 
