@@ -1,6 +1,8 @@
 #include "row_wise.hpp"
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <functional>
 #include <mutex>
 #include <type_traits>
@@ -33,24 +35,24 @@ void choose_group(const Key* keys, int length, int n, bool cropped, std::uint8_t
 }
 
 // Integer keys in the order of the scores; doubles are their own keys.
-template <class T>
-auto key_of(T x, bool magnitude) {
+template <bool kMagnitude, class T>
+auto key_of(T x) {
   const auto value = widen(x);
   if constexpr (std::is_same_v<T, double>)
-    return magnitude ? std::fabs(value) : value;
+    return kMagnitude ? std::fabs(value) : value;
+  else if constexpr (kMagnitude)
+    return std::bit_cast<std::int32_t>(value) & 0x7fffffff;
   else
-    return ordered(magnitude ? std::fabs(value) : value);
+    return ordered(value);
 }
 
 // Whether any key is that of a NaN, whose place in the order is beyond the infinities.
 bool any_nan(const std::int32_t* keys, std::int64_t count) {
   constexpr std::int32_t kInfinity = 0x7f800000;
-  std::int32_t least = 0, most = 0;
-  for (std::int64_t c = 0; c < count; ++c) {
-    least = keys[c] < least ? keys[c] : least;
-    most = keys[c] > most ? keys[c] : most;
-  }
-  return most > kInfinity || least < -kInfinity - 1;
+  std::int32_t found = 0;
+  for (std::int64_t c = 0; c < count; ++c)
+    found |= (keys[c] > kInfinity) | (keys[c] < -kInfinity - 1);
+  return found;
 }
 
 bool any_nan(const double* keys, std::int64_t count) {
@@ -60,15 +62,15 @@ bool any_nan(const double* keys, std::int64_t count) {
 }
 
 // Returns false, and writes nothing, where there is a NaN.
-template <class T>
-bool choose_segment(const T* line, std::int64_t stride, std::int64_t count, bool magnitude, int n,
-                    int m, std::uint8_t* kept) {
-  using Key = decltype(key_of(*line, magnitude));
+template <bool kMagnitude, class T>
+bool choose_segment(const T* line, std::int64_t stride, std::int64_t count, int n, int m,
+                    std::uint8_t* kept) {
+  using Key = decltype(key_of<kMagnitude>(*line));
   Key keys[kSegment];
   if (stride == 1)  // a constant stride is what lets this loop be vectorised
-    for (std::int64_t c = 0; c < count; ++c) keys[c] = key_of(line[c], magnitude);
+    for (std::int64_t c = 0; c < count; ++c) keys[c] = key_of<kMagnitude>(line[c]);
   else
-    for (std::int64_t c = 0; c < count; ++c) keys[c] = key_of(line[c * stride], magnitude);
+    for (std::int64_t c = 0; c < count; ++c) keys[c] = key_of<kMagnitude>(line[c * stride]);
   if (any_nan(keys, count)) return false;
   std::int64_t c = 0;
   if constexpr (std::is_same_v<Key, std::int32_t>)
@@ -101,9 +103,12 @@ std::optional<NanPlace> row_wise(const Scores& scores, int n, int m, int threads
         for (std::int64_t c0 = 0; c0 < scores.cols; c0 += step)
           for (std::int64_t line = begin; line < end; ++line) {
             const std::int64_t b = line / scores.rows, r = line % scores.rows;
-            if (choose_segment(data + scores.offset(b, r, c0), scores.col_stride,
-                               std::min(step, scores.cols - c0), scores.magnitude, n, m,
-                               mask + line * scores.cols + c0))
+            const auto* from = data + scores.offset(b, r, c0);
+            const std::int64_t count = std::min(step, scores.cols - c0);
+            std::uint8_t* kept = mask + line * scores.cols + c0;
+            if (scores.magnitude
+                    ? choose_segment<true>(from, scores.col_stride, count, n, m, kept)
+                    : choose_segment<false>(from, scores.col_stride, count, n, m, kept))
               continue;
             const std::lock_guard lock(guard);
             if (!nan) nan = NanPlace{b, r, first_nan(scores, line, c0)};

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strategies import FAMILIES, make_scores
-from transposable import RowWise, Sequential, Unstructured, solve
+from transposable import RowWise, ScoresError, Sequential, Unstructured, find_mask, solve
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -76,3 +78,16 @@ def test_unstructured(family: str, percent: int, data: st.DataObject) -> None:
     count = -(-len(flat) * percent // 100)
     best = sorted(range(len(flat)), key=lambda k: (-flat[k], k))[:count]
     assert kept == [k in best for k in range(len(flat))]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("pattern", ["2:4", "3:7"])
+def test_nan_of_either_sign_is_found(dtype: torch.dtype, sign: float, pattern: str) -> None:
+    for row, col in ((0, 0), (2, 1100), (4, 1233)):
+        scores = torch.ones(5, 1234, dtype=dtype)
+        scores[row, col] = math.copysign(math.nan, sign)
+        scores[1, 5] = -math.inf
+        for call in (solve, find_mask):  # scores as given, and magnitudes
+            with pytest.raises(ScoresError, match=f"row {row}, column {col} is NaN"):
+                call(scores, pattern, solver=RowWise())
