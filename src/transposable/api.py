@@ -147,8 +147,8 @@ def _prepare(
         chosen = chosen.choose(parsed)
     if not chosen.accepts(parsed):
         raise SolverError(
-            f"{operation}: solver {chosen.name!r} does not find masks of pattern {parsed} (it accepts "
-            f"{' and '.join(chosen.structures)} patterns); use solver='auto', which takes "
+            f"{operation}: solver {chosen.name!r} does not find masks of pattern {parsed} (it "
+            f"accepts {' and '.join(chosen.structures)} patterns); use solver='auto', which takes "
             f"{Auto().choose(parsed).name!r} here"
         )
     tensor = to_scores(weight, operation)
@@ -167,8 +167,8 @@ def _prepare(
         threads = torch.get_num_threads()
     elif isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise SolverError(
-            f"{operation}: received threads={threads!r}; it must be an integer >= 1; leave it out to "
-            "use torch.get_num_threads()"
+            f"{operation}: received threads={threads!r}; it must be an integer >= 1; leave it out "
+            "to use torch.get_num_threads()"
         )
     problem = Problem(read.matrices(tensor), parsed, magnitude, threads)
     if not chosen.checks_nan:

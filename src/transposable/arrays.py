@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from torch.utils.dlpack import from_dlpack
 
 from transposable.errors import DeviceError, ScoresError
 
@@ -25,7 +26,7 @@ def to_tensor(array: Any, operation: str) -> torch.Tensor:
         tensor = _from_numpy(array, operation)
     elif hasattr(array, "__dlpack__"):
         try:
-            tensor = torch.from_dlpack(array)
+            tensor = from_dlpack(array)
         except (TypeError, BufferError, RuntimeError, ValueError) as error:
             raise ScoresError(
                 f"{operation}: {type(array).__name__} could not be read through DLPack ({error}); "
@@ -87,9 +88,9 @@ def _from_numpy(array: np.ndarray[Any, Any], operation: str) -> torch.Tensor:
         array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     try:
         # A read-only array would make torch warn about writes; nothing here writes to its input.
-        return torch.from_dlpack(array) if array.flags.writeable else torch.from_numpy(array.copy())
+        return from_dlpack(array) if array.flags.writeable else torch.from_numpy(array.copy())
     except (TypeError, BufferError, RuntimeError) as error:
         raise ScoresError(
-            f"{operation}: received a numpy array of dtype {array.dtype}; float32, float64, float16 "
-            "or bfloat16 is needed; convert it first with .astype(np.float32)"
+            f"{operation}: received a numpy array of dtype {array.dtype}; float32, float64, "
+            "float16 or bfloat16 is needed; convert it first with .astype(np.float32)"
         ) from error

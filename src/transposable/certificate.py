@@ -110,8 +110,8 @@ def certify(
     pattern = mask.pattern
     if not pattern.transposable:
         raise MaskError(
-            f"certify: received a mask with pattern {pattern}; the certificate is one of transposable "
-            "masks; use verify() for other patterns"
+            f"certify: received a mask with pattern {pattern}; the certificate is one of "
+            "transposable masks; use verify() for other patterns"
         )
     tensor = to_scores(scores, "certify")
     if tensor.shape != mask.shape:
@@ -127,8 +127,8 @@ def certify(
     for name, potential in (("rows", potentials.rows), ("cols", potentials.cols)):
         if tuple(potential.shape) != expected:
             raise MaskError(
-                f"certify: potentials.{name} has shape {tuple(potential.shape)}; {expected} is needed "
-                f"for {pattern} on {tuple(mask.shape)}; pass the potentials of this solution"
+                f"certify: potentials.{name} has shape {tuple(potential.shape)}; {expected} is "
+                f"needed for {pattern} on {tuple(mask.shape)}; pass the potentials of this solution"
             )
     total = _Totals()
     for b in range(batch):

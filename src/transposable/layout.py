@@ -47,11 +47,13 @@ class Layout:
                 f"Layout: received {self.name!r}; the layouts are 'linear', 'conv' and 'stacked'"
             )
         if isinstance(self.groups, bool) or not isinstance(self.groups, int) or self.groups < 1:
-            raise LayoutError(f"Layout: received groups={self.groups!r}; it must be an integer >= 1")
+            raise LayoutError(
+                f"Layout: received groups={self.groups!r}; it must be an integer >= 1"
+            )
         if self.groups > 1 and self.name != "conv":
             raise LayoutError(
-                f"Layout: received groups={self.groups} with layout {self.name!r}; only convolutions "
-                "have groups; use layout='conv'"
+                f"Layout: received groups={self.groups} with layout {self.name!r}; only "
+                "convolutions have groups; use layout='conv'"
             )
 
     @classmethod

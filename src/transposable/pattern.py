@@ -51,8 +51,10 @@ class Pattern:
     structure: Structure = "row"
 
     def __post_init__(self) -> None:
-        if isinstance(self.n, bool) or isinstance(self.m, bool) or not (
-            isinstance(self.n, int) and isinstance(self.m, int)
+        if (
+            isinstance(self.n, bool)
+            or isinstance(self.m, bool)
+            or not (isinstance(self.n, int) and isinstance(self.m, int))
         ):
             raise PatternError(
                 f"Pattern: received n={self.n!r}, m={self.m!r}; both must be integers; "
@@ -60,13 +62,13 @@ class Pattern:
             )
         if self.structure not in ("row", "transposable", "sequential", "unstructured"):
             raise PatternError(
-                f"Pattern: received structure {self.structure!r}; it must be 'row', 'transposable', "
-                "'sequential' or 'unstructured'"
+                f"Pattern: received structure {self.structure!r}; it must be 'row', "
+                "'transposable', 'sequential' or 'unstructured'"
             )
         if not 1 <= self.n < self.m:
             raise PatternError(
                 f"Pattern: received n={self.n}, m={self.m}; the rule is 1 <= n < m, since n is the "
-                "number kept of every m; a pattern given by its zeros is Pattern.from_zeros(zeros, m)"
+                "number kept of every m; by its zeros a pattern is Pattern.from_zeros(zeros, m)"
             )
         if self.structure != "unstructured" and self.m > MAX_M:
             raise PatternError(

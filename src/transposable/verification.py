@@ -100,7 +100,7 @@ def verify(
     whole tensor.
 
     Args:
-        weight_or_mask: a weight, a bool array or a :class:`transposable.Mask`, whose layout is used.
+        weight_or_mask: a weight, a bool array or a :class:`transposable.Mask` (its layout is used).
         pattern: for example "2:4T".
         layout: how a bare tensor is read: "linear", "conv" or "stacked".
         groups: groups of a convolution.
@@ -130,14 +130,12 @@ def verify(
     kept = tensor != 0  # NaN counts as kept: it is not zero
     density = kept.count_nonzero().item() / max(kept.numel(), 1)
     if pattern.structure == "unstructured":
-        axes = (_whole(kept, pattern),)
+        axes: tuple[AxisReport, ...] = (_whole(kept, pattern),)
     else:
         matrices = read.matrices(kept)
         axes = (
             _along("in", matrices, read, tensor.shape, pattern, required=True),
-            _along(
-                "out", matrices, read, tensor.shape, pattern, required=pattern.transposable
-            ),
+            _along("out", matrices, read, tensor.shape, pattern, required=pattern.transposable),
         )
     return Report(pattern, tuple(tensor.shape), density, axes)
 
