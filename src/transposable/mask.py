@@ -91,8 +91,8 @@ class Mask:
         """
         if not self.pattern.transposable:
             raise MaskError(
-                f"Mask.T: {self.pattern} holds along one axis only, so the transposed mask has no such "
-                "pattern; use a transposable pattern such as '2:4T', or .tensor.mT for the bare array"
+                f"Mask.T: {self.pattern} holds along one axis only, so the transposed mask has no "
+                "such pattern; use a transposable pattern such as '2:4T', or .tensor.mT for the array"
             )
         if self.layout.groups > 1:
             raise MaskError(
