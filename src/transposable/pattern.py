@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -13,6 +14,7 @@ Structure = Literal["row", "transposable", "sequential", "unstructured"]
 MAX_M: Final = 64
 """Largest tile side: one row of a tile fits a 64-bit word."""
 
+_MILLIONTHS: Final = 1_000_000
 _SUFFIX: Final[dict[Structure, str]] = {"row": "", "transposable": "T", "sequential": "S"}
 _NM: Final = re.compile(r"(0|[1-9]\d{0,3}):(0|[1-9]\d{0,3})([TS]?)")
 _PERCENT: Final = re.compile(r"(0|[1-9]\d{0,2})(?:\.(\d{1,4}))?%")
@@ -75,6 +77,16 @@ class Pattern:
                 f"Pattern: received m={self.m}; m is at most {MAX_M}; use a smaller group, for "
                 "example the same density with m=32"
             )
+        if self.structure == "unstructured":
+            # One pattern for one density, and every one of them has a string that parse reads.
+            common = math.gcd(self.n, self.m)
+            if _MILLIONTHS % (self.m // common):
+                raise PatternError(
+                    f"Pattern: received the density {self.n}/{self.m}; a percentage has at most "
+                    "four decimals; round it, for example Pattern.parse('33.3333%')"
+                )
+            object.__setattr__(self, "n", self.n // common)
+            object.__setattr__(self, "m", self.m // common)
 
     @classmethod
     def parse(cls, text: str | Pattern) -> Pattern:

@@ -61,9 +61,9 @@ class Sequential(Solver):
             scores = problem.matrices[index].double()
             scores = scores.abs() if problem.magnitude else scores
             padded = torch.nn.functional.pad(scores, (0, kept.shape[-1] - cols))
-            windows = padded.reshape(rows, -1, m).unfold(-1, n, 1).sum(-1)
+            windows = padded.reshape(rows, kept.shape[-1] // m, m).unfold(-1, n, 1).sum(-1)
             start = windows.argmax(-1, keepdim=True)
-            kept[index] = ((offsets >= start) & (offsets < start + n)).reshape(rows, -1)
+            kept[index] = ((offsets >= start) & (offsets < start + n)).reshape(kept[index].shape)
         return Outcome(kept[:, :, :cols].contiguous(), optimal=True)
 
 
