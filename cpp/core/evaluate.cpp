@@ -72,8 +72,9 @@ DualBound dual_bound(const Scores& scores, int n, int m, int threads, const std:
             gap += pu * (n - count);
           }
           for (int j = 0; j < cols; ++j) gap += pv[j] * (n - held[j]);
-          // Infinite scores must not hide a gap among the finite ones: the largest of these counts.
-          if (infinite) scale = std::max(scale, units(largest));
+          // Infinite scores must not hide a gap among the finite ones; and signed scores may sum to
+          // next to nothing, but a gap below 1e-12 of the largest is rounding.
+          scale = std::max(scale, infinite ? 1.0 : 0x1p-20);
           part.value += std::ldexp(primal + gap, exponent);
           if (std::isnan(gap))
             part.worst_gap = std::numeric_limits<double>::infinity();

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from transposable.errors import MaskError, ScoresError
 from transposable.layout import Layout, LayoutName, blocks
 from transposable.mask import Mask
 from transposable.problem import infinite_stand_in
+
+SIGNED_FLOOR: Final = 2.0**-20
+"""A tile's gap is relative to at least this share of its largest score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,8 @@ class Certificate:
         objective: sum of the kept scores.
         bound: dual value, which no mask exceeds.
         gap: (bound - objective) / scale over all tiles, where scale is the sum of the finite kept
-            magnitudes (at least the largest finite one in a tile that has infinite scores).
+            magnitudes, but at least 2^-20 of the largest finite magnitude of its tile, and all of
+            it in a tile that has infinite scores.
         worst_gap: the largest gap of a single tile.
         worst_slackness: largest violation of complementary slackness, relative to the largest
             score of its tile: a kept score below u + v, or a pruned one above it.
@@ -185,11 +189,14 @@ class _Totals:
         reduced = torch.where(real, a - u[:, :, None] - v[:, None, :], 0.0)
         wrong = torch.where(kept, -reduced, reduced).clamp(min=0)
         # dual - primal, without the cancellation of that difference: what complementary slackness
-        # is short of, and (zero in a feasible full tile) potentials of lines that keep fewer than n.
+        # is short of, and potentials of lines that keep fewer than n (none in a full tile).
         gap = wrong.sum((1, 2)) + (u * (n - by_row)).sum(1) + (v * (n - by_col)).sum(1)
         primal = torch.where(kept, a, 0.0).sum((1, 2))
         scale = torch.where(kept & ~infinite, a.abs(), 0.0).sum((1, 2))
-        # Infinite scores must not hide a gap among the finite ones: the largest of these counts.
+        # In units of the largest finite score: infinite ones must not hide a gap among the finite;
+        # and signed scores may sum to next to nothing, but a gap below 1e-12 is rounding. (The
+        # optimum of non-negative scores is at least n/m of their sum: no floor is needed there.)
+        scale = scale.clamp(min=SIGNED_FLOOR)
         scale = torch.where(infinite.any(2).any(1), scale.clamp(min=1.0), scale)
         # 0 / 0 is no gap; NaN (potentials that are no numbers) proves nothing.
         relative = torch.where(gap == 0, 0.0, gap / scale).nan_to_num(nan=math.inf, posinf=math.inf)
