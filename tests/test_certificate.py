@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from score_families import FAMILIES, tiles
 
+from score_families import FAMILIES, tiles
 from transposable import Mask, MaskError, Potentials, ScoresError, Solution, certify, solve
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -104,11 +104,12 @@ SCORES = torch.tensor(
 BEST = torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]], dtype=torch.bool)
 
 
-def potentials_of(u: float | list[float], v: float | list[float]) -> Potentials:
-    def full(x: float | list[float]) -> torch.Tensor:
-        return (torch.tensor(x, dtype=torch.float64) * torch.ones(4)).reshape(1, 1, 1, 4)
+def lines(potential: float) -> torch.Tensor:
+    return torch.full((1, 1, 1, 4), potential, dtype=torch.float64)
 
-    return Potentials(full(u), full(v))
+
+def potentials_of(u: float, v: float) -> Potentials:
+    return Potentials(lines(u), lines(v))
 
 
 def test_a_proof_by_hand() -> None:
@@ -138,7 +139,7 @@ def test_wrong_potentials_prove_nothing(wrong: float, which: str) -> None:
         rows[..., 2] = 10 * wrong
         potentials = dataclasses.replace(right, rows=rows)
     else:
-        potentials = dataclasses.replace(right, **{which: torch.full((1, 1, 1, 4), 10 * wrong)})
+        potentials = dataclasses.replace(right, **{which: lines(10 * wrong)})
     assert not certify(SCORES, Mask(BEST, "2:4T"), potentials)
     assert not certify(SCORES, Mask(~BEST, "2:4T"), potentials)
 
@@ -212,7 +213,7 @@ def test_negative_potentials_of_a_cropped_tile_are_no_proof() -> None:
     nothing = Mask(torch.zeros(3, 4, dtype=torch.bool), "2:4T")
     two = torch.zeros(3, 4, dtype=torch.bool)
     two[:, :2] = True
-    negative = Potentials(torch.full((1, 1, 1, 4), -1.0), torch.zeros(1, 1, 1, 4))
+    negative = potentials_of(-1.0, 0.0)
     assert certify(scores, nothing, negative)
     assert not certify(scores, Mask(two, "2:4T"), negative)
 

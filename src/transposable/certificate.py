@@ -201,15 +201,14 @@ class _Totals:
         # 0 / 0 is no gap; NaN (potentials that are no numbers) proves nothing.
         relative = torch.where(gap == 0, 0.0, gap / scale).nan_to_num(nan=math.inf, posinf=math.inf)
         slackness = wrong.amax((1, 2)) / a.abs().amax((1, 2)).clamp(min=1.0)
+        slackness = slackness.nan_to_num(nan=math.inf, posinf=math.inf)
 
         self.objective += _ldexp(primal, exponent).sum().item()
         self.bound += _ldexp(primal + gap, exponent).sum().item()
         self.gap += _ldexp(gap, exponent).sum().item()
         self.scale += _ldexp(scale, exponent).sum().item()
         self.worst_gap = max(self.worst_gap, relative.max().item())
-        self.worst_slackness = max(
-            self.worst_slackness, slackness.nan_to_num(nan=math.inf).max().item()
-        )
+        self.worst_slackness = max(self.worst_slackness, slackness.max().item())
         self.tiles += len(a)
 
     def certificate(self, tolerance: float) -> Certificate:
