@@ -198,7 +198,7 @@ def test_ragged_tiles(shape: tuple[int, int]) -> None:
     certificate = certify(scores, mask, potentials)
     assert certificate
     assert certificate.tiles == -(-shape[0] // 4) * -(-shape[1] // 4)
-    # Any positive entry that is dropped, or negative one that is added, in a cropped tile is a loss.
+    # In a cropped tile a positive entry that is dropped, or a negative one added, is a loss.
     for row in range(shape[0]):
         for col in range(shape[1]):
             cropped = row >= shape[0] // 4 * 4 or col >= shape[1] // 4 * 4

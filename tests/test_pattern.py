@@ -93,7 +93,7 @@ REFUSED = [
 
 @pytest.mark.parametrize("text", REFUSED)
 def test_refused_forms(text: str) -> None:
-    with pytest.raises(PatternError, match="cannot read .*accepted forms: 'N:M'"):
+    with pytest.raises(PatternError, match=r"cannot read .*accepted forms: 'N:M'"):
         Pattern.parse(text)
 
 
