@@ -6,7 +6,6 @@ from typing import Any
 from torch import Tensor
 
 
-
 def exact(scores: Tensor, mask: Tensor, n: int, m: int, magnitude: bool, threads: int, u: Tensor | None = None, v: Tensor | None = None) -> dict[str, Any]:
     """Optimal transposable masks; fills mask, u and v; returns statistics."""
 
