@@ -46,10 +46,11 @@ $(STAMPS)/torch:
 	@$(PY) -m pip install -qq "$(TORCH)"
 	@mkdir -p $(STAMPS) && touch $@
 
+# Without pip's cache: it would keep this wheel, and hand out a stale one for the same version.
 $(STAMPS)/wheel: $(SOURCES) | $(STAMPS)/torch
 	@echo "set-up: build the wheel"
 	@rm -rf dist
-	@$(call quietly,wheel,$(PY) -m pip wheel --no-deps --wheel-dir dist .)
+	@$(call quietly,wheel,$(PY) -m pip wheel --no-cache-dir --no-deps --wheel-dir dist .)
 	@touch $@
 
 # Same name and version after every change, so pip has to be told to replace it.
@@ -145,7 +146,7 @@ py-test: $(STAMPS)/dev ## pytest, doctests included
 
 .PHONY: bench-solve
 bench-solve: $(STAMPS)/dev ## the solver benchmark: peers in the same run, table into README.md
-	@$(PY) -m pip install -qq -r <($(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"], sep="\n")')
+	@wheel=$$(echo dist/*.whl) && $(PY) -m pip install -qq "$$wheel[bench]"
 	@mkdir -p benchmarks/results
 	@$(PY) -m benchmarks.solve --json benchmarks/results/solve.json --markdown README.md
 
