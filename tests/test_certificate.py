@@ -211,11 +211,22 @@ def test_ragged_tiles(shape: tuple[int, int]) -> None:
 def test_negative_potentials_of_a_cropped_tile_are_no_proof() -> None:
     scores = torch.full((3, 4), -1.0)
     nothing = Mask(torch.zeros(3, 4, dtype=torch.bool), "2:4T")
-    two = torch.zeros(3, 4, dtype=torch.bool)
-    two[:, :2] = True
-    negative = potentials_of(-1.0, 0.0)
-    assert certify(scores, nothing, negative)
-    assert not certify(scores, Mask(two, "2:4T"), negative)
+    two = Mask(torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1], [1, 0, 0, 1]]).bool(), "2:4T")
+    for negative in (potentials_of(-1.0, 0.0), potentials_of(0.0, -1.0)):
+        assert certify(scores, nothing, negative)
+        certificate = certify(scores, two, negative)
+        assert certificate.feasible
+        assert not certificate
+
+
+def test_a_line_of_a_cropped_tile_that_keeps_too_little_is_a_gap() -> None:
+    """Every reduced score is 0: only what the potentials charge for the missing units tells."""
+    nothing = Mask(torch.zeros(3, 4, dtype=torch.bool), "2:4T")
+    for potentials in (potentials_of(1.0, 0.0), potentials_of(0.0, 1.0)):
+        certificate = certify(torch.ones(3, 4), nothing, potentials)
+        assert (certificate.feasible, certificate.worst_slackness) == (True, 0.0)
+        assert (certificate.objective, certificate.bound) == (0.0, 8.0)
+        assert not certificate
 
 
 def test_stacked_and_convolution() -> None:
