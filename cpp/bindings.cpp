@@ -2,10 +2,15 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <stdexcept>
+#include <string>
+#include <vector>
 
 #include "core/exact.hpp"
+#include "core/isa.hpp"
 #include "core/row_wise.hpp"
 
 namespace nb = nanobind;
@@ -80,9 +85,12 @@ nb::dict exact(const ScoresArray& scores_array, const MaskArray& mask_array, int
   }
   nb::dict result;
   result["tiles"] = stats.tiles;
-  result["cropped"] = stats.cropped;
+  result["wave"] = stats.wave;
+  result["compacted"] = stats.compacted;
+  result["ties"] = stats.ties;
+  result["paths"] = stats.paths;
   result["wide"] = stats.wide;
-  result["augmentations"] = stats.augmentations;
+  result["cropped"] = stats.cropped;
   if (stats.nan)
     result["nan_at"] = nb::make_tuple(stats.nan->batch, stats.nan->row, stats.nan->col);
   return result;
@@ -130,6 +138,16 @@ NB_MODULE(_core, module) {
              "threads"_a, "u"_a, "v"_a, "(dual value, worst relative gap of a tile).");
   module.def("kept_sum", &kept_sum, "scores"_a, "mask"_a, "magnitude"_a, "threads"_a,
              "Sum of the kept scores, in double precision.");
+  module.def("isa", [] { return std::string(transposable::active_engine().name); },
+             "The instruction set in use; TRANSPOSABLE_ISA overrides the best one.");
+  module.def(
+      "isas",
+      [] {
+        std::vector<std::string> names;
+        for (const auto* engine : transposable::usable_engines()) names.emplace_back(engine->name);
+        return names;
+      },
+      "The instruction sets that this machine can run, best first.");
   module.def("row_wise", &row_wise, "scores"_a, "mask"_a, "n"_a, "m"_a, "magnitude"_a,
              "threads"_a, "Plain N:M masks: the largest n of every m along the rows.");
 }

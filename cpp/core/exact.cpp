@@ -1,10 +1,11 @@
 #include "exact.hpp"
 
 #include <algorithm>
-#include <mutex>
+#include <memory>
 
 #include "fixed_point.hpp"
 #include "flow_tile.hpp"
+#include "isa.hpp"
 #include "parallel.hpp"
 
 namespace transposable {
@@ -18,19 +19,16 @@ struct Grid {
   Grid(const Scores& s, int m_)
       : batch(s.batch), rows(s.rows), cols(s.cols), down((s.rows + m_ - 1) / m_),
         across((s.cols + m_ - 1) / m_), m(m_) {}
-  std::int64_t tile(std::int64_t b, std::int64_t r, std::int64_t c) const {
-    return (b * down + r) * across + c;
-  }
 };
 
 // Solves one tile in 64 bits and writes it out.
-class WideSolver {
+class WideSolver final : public TileFallback {
  public:
   WideSolver(const Scores& scores, const ExactOptions& options, std::uint8_t* mask, double* u,
              double* v)
       : scores_(scores), grid_(scores, options.m), n_(options.n), mask_(mask), u_(u), v_(v) {}
 
-  void solve(std::int64_t b, std::int64_t down, std::int64_t across, ExactStats& stats) {
+  void solve(std::int64_t b, std::int64_t down, std::int64_t across) override {
     const int m = grid_.m;
     const std::int64_t row0 = down * m, col0 = across * m;
     const int rows = static_cast<int>(std::min<std::int64_t>(m, grid_.rows - row0));
@@ -40,59 +38,90 @@ class WideSolver {
     const bool swap = !full && cols == m;
     tile_.load(scores_, b, row0, col0, rows, cols, swap);
     if (tile_.has_nan) {
-      stats.nan = NanPlace{b, row0 + tile_.nan_row, col0 + tile_.nan_col};
+      if (!stats_.nan) stats_.nan = NanPlace{b, row0 + tile_.nan_row, col0 + tile_.nan_col};
       return;
     }
     flow_.solve(tile_.a, swap ? cols : rows, swap ? rows : cols, n_, full);
-    ++stats.wide;
-    stats.cropped += !full;
-    stats.augmentations += flow_.augmentations();
+    ++(full ? stats_.wide : stats_.cropped);
     for (int i = 0; i < rows; ++i)
       for (int j = 0; j < cols; ++j)
         mask_[(b * grid_.rows + row0 + i) * grid_.cols + col0 + j] =
             (swap ? flow_.kept(j) >> i : flow_.kept(i) >> j) & 1;
     if (!u_) return;
-    const std::int64_t at = grid_.tile(b, down, across) * m;
+    const std::int64_t at = ((b * grid_.down + down) * grid_.across + across) * m;
     for (int i = 0; i < rows; ++i) u_[at + i] = tile_.to_score(swap ? flow_.v(i) : flow_.u(i));
     for (int j = 0; j < cols; ++j) v_[at + j] = tile_.to_score(swap ? flow_.u(j) : flow_.v(j));
   }
 
+  // The tiles of a strip that a ragged edge crops.
+  void solve_cropped(std::int64_t strip) {
+    const std::int64_t b = strip / grid_.down, down = strip % grid_.down;
+    const bool row_cropped = (down + 1) * grid_.m > grid_.rows;
+    const std::int64_t first = row_cropped ? 0 : grid_.cols / grid_.m;
+    for (std::int64_t across = first; across < grid_.across; ++across) solve(b, down, across);
+  }
+
+  const ExactStats& stats() const { return stats_; }
+
  private:
-  const Scores& scores_;
-  Grid grid_;
-  int n_;
-  std::uint8_t* mask_;
-  double *u_, *v_;
+  const Scores scores_;
+  const Grid grid_;
+  const int n_;
+  std::uint8_t* const mask_;
+  double *const u_, *const v_;
+  ExactStats stats_;
   FixedTile tile_;
   FlowTile flow_;
 };
 
-void merge(ExactStats& into, const ExactStats& from) {
-  into.tiles += from.tiles;
-  into.cropped += from.cropped;
-  into.wide += from.wide;
-  into.augmentations += from.augmentations;
-  if (from.nan && !into.nan) into.nan = from.nan;
-}
+// One thread: the lanes for the full tiles, 64 bits for the rest.
+class Worker {
+ public:
+  Worker(const LaneJob& job, const ExactOptions& options)
+      : wide_(std::make_unique<WideSolver>(job.scores, options, job.mask, job.u, job.v)),
+        lanes_(active_engine().make(job, *wide_)) {}
+
+  void operator()(std::int64_t first, std::int64_t last) {
+    lanes_->solve(first, last);
+    for (std::int64_t strip = first; strip < last; ++strip) wide_->solve_cropped(strip);
+  }
+
+  void add_to(ExactStats& total) const {
+    const ExactStats& wide = wide_->stats();
+    const LaneStats& lanes = lanes_->stats();
+    total.tiles += lanes.tiles + wide.cropped;
+    total.cropped += wide.cropped;
+    total.wave += lanes.wave;
+    total.compacted += lanes.compacted;
+    total.ties += lanes.ties;
+    total.paths += lanes.paths;
+    total.wide += wide.wide;
+    if (wide.nan && !total.nan) total.nan = wide.nan;
+  }
+
+ private:
+  std::unique_ptr<WideSolver> wide_;
+  std::unique_ptr<LaneSolver> lanes_;
+};
 
 }  // namespace
 
 ExactStats solve_exact(const Scores& scores, const ExactOptions& options, std::uint8_t* mask,
                        double* u, double* v) {
   const Grid grid(scores, options.m);
+  const std::int64_t strips = grid.batch * grid.down;
+  const std::int64_t weights = scores.batch * scores.rows * scores.cols;
   ExactStats total;
-  std::mutex guard;
-  parallel_chunks(grid.batch * grid.down, 1, options.threads, [&] {
-    return [&, solver = WideSolver(scores, options, mask, u, v)](std::int64_t begin,
-                                                                 std::int64_t end) mutable {
-      ExactStats stats;
-      for (std::int64_t strip = begin; strip < end; ++strip)
-        for (std::int64_t c = 0; c < grid.across && !stats.nan; ++c, ++stats.tiles)
-          solver.solve(strip / grid.down, strip % grid.down, c, stats);
-      const std::lock_guard lock(guard);
-      merge(total, stats);
-    };
-  });
+  if (weights == 0) return total;
+  // A mask that fits the caches is best left there for its first reader.
+  const bool stream = weights > (std::int64_t{8} << 20);
+  const LaneJob job{scores, options.n, options.m, mask, u, v, stream};
+  // Chunks of about 2^18 weights: long enough to fill the lanes, short enough to balance.
+  const std::int64_t chunk =
+      std::max<std::int64_t>(1, (std::int64_t{1} << 18) / (options.m * scores.cols));
+  parallel_chunks(
+      strips, chunk, options.threads, [&] { return Worker(job, options); },
+      [&](const Worker& worker) { worker.add_to(total); });
   return total;
 }
 

@@ -18,11 +18,14 @@ struct NanPlace {
 };
 
 struct ExactStats {
-  std::int64_t tiles = 0;          // full and cropped
-  std::int64_t cropped = 0;        // at a ragged edge
-  std::int64_t wide = 0;           // solved in 64 bits
-  std::int64_t augmentations = 0;  // shortest paths
-  std::optional<NanPlace> nan;     // set: nothing of the mask may be used
+  std::int64_t tiles = 0;      // full and cropped
+  std::int64_t wave = 0;       // proved by the first 16-bit rounds (by enumeration for 4 x 4)
+  std::int64_t compacted = 0;  // proved by further 16-bit rounds
+  std::int64_t ties = 0;       // proved by the 32-bit choice among ties
+  std::int64_t paths = 0;      // needed shortest paths
+  std::int64_t wide = 0;       // full tiles solved in 64 bits
+  std::int64_t cropped = 0;    // at a ragged edge, in 64 bits
+  std::optional<NanPlace> nan;  // set: nothing of the mask may be used
 };
 
 // mask: batch x rows x cols bytes, contiguous, 0 or 1. u, v: null or batch x down x across x m

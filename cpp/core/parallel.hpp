@@ -12,14 +12,15 @@
 namespace transposable {
 
 // Calls work(begin, end) on chunks of [0, count) until none is left. `make` builds one worker for
-// each thread: make() -> work. One thread runs in the caller, without starting any.
-template <class Make>
-void parallel_chunks(std::int64_t count, std::int64_t chunk, int threads, Make make) {
+// each thread: make() -> work; `done(work)` is called for each at its end, one at a time. One thread
+// runs in the caller, without starting any.
+template <class Make, class Done>
+void parallel_chunks(std::int64_t count, std::int64_t chunk, int threads, Make make, Done done) {
   const std::int64_t chunks = (count + chunk - 1) / chunk;
   threads = static_cast<int>(std::clamp<std::int64_t>(threads, 1, std::max<std::int64_t>(chunks, 1)));
   std::atomic<std::int64_t> next{0};
   std::exception_ptr failure;
-  std::mutex failure_guard;
+  std::mutex guard;
   auto run = [&] {
     try {
       auto work = make();
@@ -28,9 +29,11 @@ void parallel_chunks(std::int64_t count, std::int64_t chunk, int threads, Make m
         if (begin >= count) break;
         work(begin, std::min(begin + chunk, count));
       }
+      const std::lock_guard lock(guard);
+      done(work);
     } catch (...) {
       next.store(count, std::memory_order_relaxed);
-      const std::lock_guard lock(failure_guard);
+      const std::lock_guard lock(guard);
       if (!failure) failure = std::current_exception();
     }
   };
@@ -40,6 +43,11 @@ void parallel_chunks(std::int64_t count, std::int64_t chunk, int threads, Make m
     run();
   }
   if (failure) std::rethrow_exception(failure);
+}
+
+template <class Make>
+void parallel_chunks(std::int64_t count, std::int64_t chunk, int threads, Make make) {
+  parallel_chunks(count, chunk, threads, make, [](auto&) {});
 }
 
 }  // namespace transposable

@@ -31,7 +31,8 @@ struct Scores {
   std::int64_t batch_stride, row_stride, col_stride;  // in elements
   bool magnitude;                                     // maximise |x| rather than x
 
-  std::int64_t offset(std::int64_t b, std::int64_t r, std::int64_t c) const {
+  // Inlined by force: this header is compiled for several instruction sets.
+  __attribute__((always_inline)) std::int64_t offset(std::int64_t b, std::int64_t r, std::int64_t c) const {
     return b * batch_stride + r * row_stride + c * col_stride;
   }
 

@@ -1,0 +1,458 @@
+// The full tiles of a strip, in waves of one block of lanes each.
+//
+//   wave     16-bit dual rounds on neighbouring tiles; most are proved optimal here
+//   compact  the others, gathered side by side and each scaled on its own: more 16-bit rounds
+//   ties     what is left: 32-bit scores, exact choice among ties
+//   finish   shortest augmenting paths, tile by tile
+//
+// Masks stay in bits until a few waves are complete, so that memory is written once, in order.
+#pragma once
+
+#include <vector>
+
+#include "finish.hpp"
+#include "staging.hpp"
+
+namespace transposable::TP_ISA {
+
+// The 16-bit rounds, compiled for one N or for any.
+template <int P>
+struct Rounds {
+  void (*rows)(Block16<P>&, int, int, int);
+  void (*cols)(Block16<P>&, int, int, int);
+  Verdict (*select)(Block16<P>&, int, int);
+
+  template <int N>
+  static constexpr Rounds of() {
+    return {half_round<P, N, true>, half_round<P, N, false>, select_and_prove<P, N>};
+  }
+  static Rounds choose(int n) {
+    if constexpr (P <= 16)
+      if (n == 1) return of<1>();
+    if (n == P / 4) return of<P / 4>();
+    if (n == P / 2) return of<P / 2>();
+    return of<0>();
+  }
+};
+
+// Half rounds of the first wave, and how far each step goes beyond the midpoint, in eighths. Tuned on
+// Gaussian tiles for time; any schedule is correct.
+template <int P>
+struct Schedule;
+template <>
+struct Schedule<8> {
+  static constexpr int wave[] = {0, 1, 2, 2, 2, 2};
+  static constexpr int more = 8;
+};
+template <>
+struct Schedule<16> {
+  static constexpr int wave[] = {0, 1, 1, 2, 4, 2, 4, 3};
+  static constexpr int more = 10;
+};
+template <>
+struct Schedule<32> {
+  static constexpr int wave[] = {0, 1, 1, 2, 3, 3, 4, 4, 4, 4, 4, 3};
+  static constexpr int more = 12;
+};
+template <>
+struct Schedule<64> {
+  static constexpr int wave[] = {0, 1, 1, 2, 3, 3, 4, 4, 4, 4, 4, 4, 4, 3};
+  static constexpr int more = 12;
+};
+inline constexpr int kRelaxMore = 2;
+
+template <int P>
+class WaveSolver final : public LaneSolver {
+ public:
+  WaveSolver(const LaneJob& job, TileFallback& fallback)
+      : job_(job),
+        fallback_(fallback),
+        m_(job.m),
+        // Keeping more than half is pruning less than half: keep the m - n smallest, and invert.
+        flip_(2 * job.n > job.m),
+        n_(flip_ ? job.m - job.n : job.n),
+        sign_{job.scores.magnitude ? 0x7fffffffu : 0xffffffffu, flip_ ? 0x80000000u : 0u},
+        rounds_(Rounds<P>::choose(job.m == P ? n_ : 0)),
+        down_((job.scores.rows + job.m - 1) / job.m),
+        across_((job.scores.cols + job.m - 1) / job.m),
+        direct_(job.scores.dtype == DType::f32 && job.scores.col_stride == 1) {
+    lines_.allocate(static_cast<std::size_t>(P) * kLanes16 * P);
+    if (!direct_) converted_.allocate(static_cast<std::size_t>(P) * kLanes16 * P);
+  }
+
+  void solve(std::int64_t first, std::int64_t last) override {
+    const std::int64_t full = job_.scores.cols / m_;
+    for (std::int64_t strip = first; strip < last; ++strip) {
+      const std::int64_t b = strip / down_, down = strip % down_;
+      if ((down + 1) * m_ > job_.scores.rows) continue;
+      stats_.tiles += full;
+      std::int64_t at = 0;
+      if (job_.scores.dtype != DType::f64)
+        for (; at + kLanes16 <= full; at += kLanes16) run_wave(b, down, at, at + 2 * kLanes16 <= full);
+      for (; at < full; ++at) {
+        Entry& entry = add(compact_, b, down, at);
+        entry.wave = -1;
+        entry.warm = false;
+        if (compact_.size() >= kPending) flush();
+      }
+    }
+    flush();
+  }
+
+  const LaneStats& stats() const override { return stats_; }
+
+ private:
+  static constexpr int kWords = Block16<P>::kWords;
+  static constexpr int kWaves = P >= 32 ? 4 : 8;
+  static constexpr std::size_t kPending = 8 * kLanes16;
+
+  struct Wave {
+    I16 kept[P * kWords];
+    std::int64_t b, down, across;
+  };
+  struct Entry {
+    std::int64_t b, down, across;
+    int wave, lane;
+    bool warm;
+    float v[P];  // in units of the scores
+  };
+
+  Entry& add(std::vector<Entry>& list, std::int64_t b, std::int64_t down, std::int64_t across) {
+    list.emplace_back();
+    Entry& entry = list.back();
+    entry.b = b;
+    entry.down = down;
+    entry.across = across;
+    return entry;
+  }
+
+  void find_lines(std::int64_t b, std::int64_t down, std::int64_t across, const float** lines) {
+    const int count = kLanes16 * m_;
+    for (int i = 0; i < m_; ++i) {
+      const std::int64_t row = down * m_ + i, col = across * m_;
+      if (direct_) {
+        lines[i] = static_cast<const float*>(job_.scores.data) + job_.scores.offset(b, row, col);
+      } else {
+        float* to = converted_.data() + i * count;
+        convert_line(job_.scores, b, row, col, count, to);
+        lines[i] = to;
+      }
+    }
+  }
+
+  // ---- wave ---------------------------------------------------------------------------------------
+
+  void run_wave(std::int64_t b, std::int64_t down, std::int64_t across, bool next_follows) {
+    if (waves_ == kWaves) flush();
+    Wave& wave = wave_[waves_];
+    wave.b = b;
+    wave.down = down;
+    wave.across = across;
+    const float* lines[P];
+    find_lines(b, down, across, lines);
+    const int count = kLanes16 * m_;
+    const float sum = sum_magnitudes(lines, m_, count);
+    // Compared as bits: the compiler may assume that floats are finite here.
+    const std::int32_t bits = float_bits(sum);
+    std::uint32_t proved = 0, tied = 0;
+    int exponent = 0;
+    const bool usable = bits == 0 || (bits < 0x7f800000 && bits >= (127 - 80) << 23);
+    if (usable) {
+      const float mean = sum / static_cast<float>(count * m_);
+      exponent = bits == 0 ? 0 : 11 - ((float_bits(mean) >> 23) - 127);
+      read_scores<P>(block_, lines, m_, power_of_two(exponent), sign_);
+      for (int j = 0; j < P; ++j) block_.u[j] = block_.v[j] = I16{};
+      constexpr int half_rounds = sizeof(Schedule<P>::wave) / sizeof(int);
+      for (int k = 0; k < half_rounds; ++k) {
+        if (direct_ && next_follows) prefetch(lines, count, k, half_rounds);
+        (k % 2 ? rounds_.cols : rounds_.rows)(block_, n_, m_, Schedule<P>::wave[k]);
+      }
+      const Verdict verdict = rounds_.select(block_, n_, m_);
+      proved = verdict.proved;
+      tied = verdict.tied;
+      for (int e = 0; e < P * kWords; ++e) wave.kept[e] = block_.kept[e];
+      stats_.wave += __builtin_popcount(proved);
+      if (job_.u)
+        for (std::uint32_t left = proved; left; left &= left - 1)
+          write_potentials16(b, down, across + __builtin_ctz(left), __builtin_ctz(left), exponent);
+    }
+    const std::uint32_t lanes = kLanes16 == 32 ? ~std::uint32_t{0} : (1u << kLanes16 % 32) - 1;
+    for (std::uint32_t left = lanes & ~proved; left; left &= left - 1) {
+      const int lane = __builtin_ctz(left);
+      Entry& entry = add(tied >> lane & 1 ? ties_ : compact_, b, down, across + lane);
+      entry.wave = waves_;
+      entry.lane = lane;
+      entry.warm = usable;
+      if (usable) save_v16(entry, lane, exponent);
+    }
+    ++waves_;
+  }
+
+  // The next block of the strip, a share of its lines before each half round.
+  void prefetch(const float* const* lines, int count, int part, int parts) {
+    const int per_line = count * 4 / 64, total = per_line * m_;
+    for (int k = total * part / parts; k < total * (part + 1) / parts; ++k)
+      __builtin_prefetch(lines[k / per_line] + count + k % per_line * 16, 0, 2);
+  }
+
+  void save_v16(Entry& entry, int lane, int exponent) {
+    const float unit = power_of_two(-exponent);
+    for (int j = 0; j < m_; ++j) entry.v[j] = static_cast<float>(lane_of(block_.v[j], lane)) * unit;
+  }
+
+  static int lane_of(const I16& x, int lane) { return reinterpret_cast<const std::int16_t*>(&x)[lane]; }
+  static int lane_of(const I32& x, int lane) { return reinterpret_cast<const std::int32_t*>(&x)[lane]; }
+
+  // ---- compact ------------------------------------------------------------------------------------
+
+  void run_compact(Entry* entries, int count) {
+    const float* lines[P];
+    float* staged[P];
+    for (int i = 0; i < m_; ++i) lines[i] = staged[i] = lines_.data() + i * kLanes16 * m_;
+    int exponents[kLanes16];
+    bool used[kLanes16], cold = false;
+    for (int lane = 0; lane < kLanes16; ++lane) {
+      used[lane] = false;
+      if (lane < count) {
+        const TileKind kind = fetch(entries[lane]);
+        if (kind == TileKind::special) fall_back(entries[lane]);
+        if (kind == TileKind::zero) ties_.push_back(entries[lane]);
+        used[lane] = kind == TileKind::usable;
+      }
+      const int up = used[lane] ? 11 - ((float_bits(tile_.mean) >> 23) - 127) : 0;
+      const float factor = used[lane] ? power_of_two(up) : 0.0f;
+      exponents[lane] = up - tile_.exponent;
+      if (used[lane]) {
+        cold |= !entries[lane].warm;
+        for (int i = 0; i < m_; ++i)
+          for (int j = 0; j < m_; ++j) staged[i][lane * m_ + j] = tile_.x[i * m_ + j] * factor;
+      } else {
+        for (int i = 0; i < m_; ++i)
+          for (int j = 0; j < m_; ++j) staged[i][lane * m_ + j] = 0;
+      }
+    }
+    read_scores<P>(block_, lines, m_, 1.0f, SignRule{0xffffffffu, 0});
+    for (int j = 0; j < P; ++j) block_.u[j] = block_.v[j] = I16{};
+    for (int lane = 0; lane < count; ++lane)
+      if (used[lane] && entries[lane].warm) {
+        const double unit = power(exponents[lane]);
+        for (int j = 0; j < m_; ++j)
+          reinterpret_cast<std::int16_t*>(&block_.v[j])[lane] =
+              static_cast<std::int16_t>(bounded(entries[lane].v[j] * unit, kBound));
+      }
+    if (cold)
+      for (int k = 0; k < static_cast<int>(sizeof(Schedule<P>::wave) / sizeof(int)); ++k)
+        (k % 2 ? rounds_.cols : rounds_.rows)(block_, n_, m_, Schedule<P>::wave[k]);
+    for (int k = 0; k < Schedule<P>::more; ++k)
+      (k % 2 ? rounds_.cols : rounds_.rows)(block_, n_, m_, k ? kRelaxMore : 0);
+    const Verdict verdict = rounds_.select(block_, n_, m_);
+    for (int lane = 0; lane < count; ++lane) {
+      if (!used[lane]) continue;
+      Entry& entry = entries[lane];
+      if (verdict.proved >> lane & 1) {
+        ++stats_.compacted;
+        std::uint64_t rows[P];
+        for (int i = 0; i < m_; ++i) {
+          rows[i] = 0;
+          for (int w = 0; w < kWords; ++w)
+            rows[i] |= static_cast<std::uint64_t>(static_cast<std::uint16_t>(
+                           lane_of(block_.kept[i * kWords + w], lane)))
+                       << 16 * w;
+        }
+        commit(entry, rows);
+        if (job_.u) write_potentials16(entry.b, entry.down, entry.across, lane, exponents[lane]);
+      } else {
+        entry.warm = true;
+        const double unit = power(-exponents[lane]);
+        for (int j = 0; j < m_; ++j)
+          entry.v[j] = static_cast<float>(lane_of(block_.v[j], lane) * unit);
+        ties_.push_back(entry);
+      }
+    }
+  }
+
+  // ---- ties and finish ----------------------------------------------------------------------------
+
+  void run_ties(Entry* entries, int count) {
+    const float* lines[P];
+    float* staged[P];
+    for (int i = 0; i < m_; ++i) lines[i] = staged[i] = lines_.data() + i * kLanes32 * m_;
+    int exponents[kLanes32];
+    bool used[kLanes32];
+    constexpr int kUp = 24;  // [2, 4) becomes [2^25, 2^26)
+    for (int j = 0; j < P; ++j) block32_.v[j] = I32{};
+    for (int lane = 0; lane < kLanes32; ++lane) {
+      used[lane] = false;
+      if (lane < count) {
+        const TileKind kind = fetch(entries[lane]);
+        // A mean below 2^20 units would be too coarse.
+        used[lane] = kind != TileKind::special && tile_.mean >= 0.0625f;
+        if (!used[lane]) fall_back(entries[lane]);
+      }
+      exponents[lane] = kUp - tile_.exponent;
+      const float factor = used[lane] ? power_of_two(kUp) : 0.0f;
+      for (int i = 0; i < m_; ++i)
+        for (int j = 0; j < m_; ++j)
+          staged[i][lane * m_ + j] = used[lane] ? tile_.x[i * m_ + j] * factor : 0.0f;
+      if (used[lane] && entries[lane].warm) {
+        const double unit = power(exponents[lane]);
+        for (int j = 0; j < m_; ++j)
+          reinterpret_cast<std::int32_t*>(&block32_.v[j])[lane] = bounded(entries[lane].v[j] * unit, kBound32);
+      }
+    }
+    read_scores32<P>(block32_, lines, m_);
+    Selection selection = select32<P>(block32_, n_, m_);
+    if (selection.excess > count * (m_ / 8 + 1)) {  // the 16-bit potentials were far off
+      for (int j = 0; j < P; ++j) block32_.u[j] = I32{};
+      for (int k = 0; k < 6; ++k)
+        (k % 2 ? half_round32<P, false> : half_round32<P, true>)(block32_, n_, m_);
+      selection = select32<P>(block32_, n_, m_);
+    }
+    for (int lane = 0; lane < count; ++lane) {
+      if (!used[lane]) continue;
+      const bool proved = selection.proved >> lane & 1;
+      for (int i = 0; i < m_; ++i) {
+        finish_.kept[i] = 0;
+        for (int w = 0; w < Block32<P>::kWords; ++w)
+          finish_.kept[i] |= static_cast<std::uint64_t>(static_cast<std::uint32_t>(
+                                 lane_of(block32_.kept[i * Block32<P>::kWords + w], lane)))
+                             << 32 * w;
+      }
+      if (proved && !job_.u) {
+        ++stats_.ties;
+        commit(entries[lane], finish_.kept);
+        continue;
+      }
+      for (int j = 0; j < m_; ++j) finish_.v[j] = lane_of(block32_.v[j], lane);
+      for (int i = 0; i < m_; ++i) finish_.set_row(i, staged[i] + lane * m_, m_);
+      const int paths = finish_.run(n_, m_, selection.tied >> lane & 1);
+      ++(paths ? stats_.paths : stats_.ties);
+      commit(entries[lane], finish_.kept);
+      if (job_.u) {
+        const double unit = power(-exponents[lane]);
+        write_potentials(entries[lane].b, entries[lane].down, entries[lane].across,
+                         [&](int i) { return finish_.row_potential(i) * unit; },
+                         [&](int j) { return finish_.v[j] * unit; });
+      }
+    }
+  }
+
+  // ---- in and out ---------------------------------------------------------------------------------
+
+  TileKind fetch(const Entry& entry) {
+    return tile_.fetch(job_.scores, entry.b, entry.down * m_, entry.across * m_, m_, sign_);
+  }
+
+  static double power(int exponent) {  // 2^exponent, beyond the range of floats
+    double result = 1;
+    const double step = exponent < 0 ? 0.5 : 2.0;
+    for (int k = exponent < 0 ? -exponent : exponent; k > 0; --k) result *= step;
+    return result;
+  }
+  static int bounded(double x, int bound) {
+    return static_cast<int>(x > bound ? bound : x < -bound ? -bound : x);
+  }
+
+  void fall_back(const Entry& entry) {
+    if (entry.wave >= 0) late_.push_back(entry);  // written once its wave is out
+    else fallback_.solve(entry.b, entry.down, entry.across);
+  }
+
+  void commit(const Entry& entry, const std::uint64_t* rows) {
+    if (entry.wave >= 0) {
+      Wave& wave = wave_[entry.wave];
+      for (int i = 0; i < m_; ++i)
+        for (int w = 0; w < kWords; ++w)
+          reinterpret_cast<std::int16_t*>(&wave.kept[i * kWords + w])[entry.lane] =
+              static_cast<std::int16_t>(rows[i] >> 16 * w);
+      return;
+    }
+    for (int i = 0; i < m_; ++i) {
+      std::uint8_t* to = job_.mask + (entry.b * job_.scores.rows + entry.down * m_ + i) * job_.scores.cols +
+                         entry.across * m_;
+      for (int j = 0; j < m_; ++j) to[j] = static_cast<std::uint8_t>((rows[i] >> j & 1) ^ (flip_ ? 1 : 0));
+    }
+  }
+
+  template <class U, class V>
+  void write_potentials(std::int64_t b, std::int64_t down, std::int64_t across, U u, V v) {
+    const std::int64_t at = ((b * down_ + down) * across_ + across) * m_;
+    const double sign = flip_ ? -1 : 1;
+    for (int i = 0; i < m_; ++i) job_.u[at + i] = sign * u(i);
+    for (int j = 0; j < m_; ++j) job_.v[at + j] = sign * v(j);
+  }
+  void write_potentials16(std::int64_t b, std::int64_t down, std::int64_t across, int lane, int exponent) {
+    const double unit = power(-exponent);
+    write_potentials(b, down, across, [&](int i) { return (lane_of(block_.u[i], lane) + 0.5) * unit; },
+                     [&](int j) { return lane_of(block_.v[j], lane) * unit; });
+  }
+
+  void write_wave(const Wave& wave) {
+    const int count = kLanes16 * m_;
+    for (int i = 0; i < m_; ++i) {
+      std::uint64_t bits[kLanes16 * P / 64 + 1];
+      const I16* kept = wave.kept + i * kWords;
+      if (P == 8 && m_ == 8) {
+        typedef std::int8_t Bytes __attribute__((vector_size(TP_BYTES / 2)));
+        const Bytes bytes = __builtin_convertvector(kept[0], Bytes);
+        __builtin_memcpy(bits, &bytes, sizeof bytes);
+      } else if (P == 16 && m_ == 16) {
+        __builtin_memcpy(bits, kept, sizeof(I16));
+      } else {
+        for (auto& word : bits) word = 0;
+        for (int lane = 0, at = 0; lane < kLanes16; ++lane, at += m_) {
+          std::uint64_t row = 0;
+          for (int w = 0; w < kWords; ++w)
+            row |= static_cast<std::uint64_t>(static_cast<std::uint16_t>(lane_of(kept[w], lane))) << 16 * w;
+          bits[at / 64] |= row << at % 64;
+          if (at % 64 + m_ > 64) bits[at / 64 + 1] |= row >> (64 - at % 64);
+        }
+      }
+      if (flip_)
+        for (auto& word : bits) word = ~word;
+      write_bits(bits, count,
+                 job_.mask + (wave.b * job_.scores.rows + wave.down * m_ + i) * job_.scores.cols +
+                     wave.across * m_,
+                 job_.stream);
+    }
+  }
+
+  void flush() {
+    for (std::size_t k = 0; k < compact_.size(); k += kLanes16) {
+      const std::size_t left = compact_.size() - k;
+      run_compact(compact_.data() + k, static_cast<int>(left < kLanes16 ? left : kLanes16));
+    }
+    compact_.clear();
+    for (std::size_t k = 0; k < ties_.size(); k += kLanes32) {
+      const std::size_t left = ties_.size() - k;
+      run_ties(ties_.data() + k, static_cast<int>(left < kLanes32 ? left : kLanes32));
+    }
+    ties_.clear();
+    for (int k = 0; k < waves_; ++k) write_wave(wave_[k]);
+    waves_ = 0;
+    for (const Entry& entry : late_) fallback_.solve(entry.b, entry.down, entry.across);
+    late_.clear();
+  }
+
+  const LaneJob job_;
+  TileFallback& fallback_;
+  const int m_;
+  const bool flip_;
+  const int n_;
+  const SignRule sign_;
+  const Rounds<P> rounds_;
+  const std::int64_t down_, across_;
+  const bool direct_;
+  LaneStats stats_;
+
+  Block16<P> block_;
+  Block32<P> block32_;
+  Finish<P> finish_;
+  Tile<P> tile_;
+  Wave wave_[kWaves];
+  int waves_ = 0;
+  Floats lines_, converted_;
+  std::vector<Entry> compact_, ties_, late_;
+};
+
+}  // namespace transposable::TP_ISA
