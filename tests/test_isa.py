@@ -28,6 +28,20 @@ def test_the_paths_of_this_machine() -> None:
     assert wanted is None or _core.isa() == wanted
 
 
+@pytest.mark.skipif(not HAS_PATHS, reason="the native core has one path only: no _core.isas()")
+def test_a_path_that_is_none() -> None:
+    code = "import torch, transposable; transposable.find_mask(torch.ones(4, 4), '2:4T')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, VARIABLE: "sse9"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "TRANSPOSABLE_ISA=sse9: this machine runs" in done.stderr
+
+
 @pytest.mark.parametrize("path", OTHERS)
 def test_the_exact_solver_on_another_path(path: str) -> None:
     code = (

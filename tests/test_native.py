@@ -86,7 +86,8 @@ def test_shapes_and_dtypes_are_checked_again(arguments: tuple[Any, ...], message
     [
         (SCORES[0], KEPT, 2, 4, True, 1),
         (SCORES, KEPT.int(), 2, 4, True, 1),
-        (SCORES, KEPT.transpose(1, 2)[:, :, ::2], 2, 4, True, 1),
+        (SCORES, KEPT.repeat(1, 1, 2)[:, :, ::2], 2, 4, True, 1),
+        (SCORES, KEPT, 2, 4, True, 1, *[torch.zeros(1, 2, 2, 4)] * 2),
         (None, KEPT, 2, 4, True, 1),
     ],
 )
