@@ -15,5 +15,11 @@ def dual_bound(scores: Tensor, mask: Tensor, n: int, m: int, magnitude: bool, th
 def kept_sum(scores: Tensor, mask: Tensor, magnitude: bool, threads: int) -> float:
     """Sum of the kept scores, in double precision."""
 
+def isa() -> str:
+    """The instruction set in use; TRANSPOSABLE_ISA overrides the best one."""
+
+def isas() -> list[str]:
+    """The instruction sets that this machine can run, best first."""
+
 def row_wise(scores: Tensor, mask: Tensor, n: int, m: int, magnitude: bool, threads: int) -> None:
     """Plain N:M masks: the largest n of every m along the rows."""
