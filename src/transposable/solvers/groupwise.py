@@ -66,7 +66,7 @@ class Sequential(Solver):
             padded = torch.nn.functional.pad(scores, (0, kept.shape[-1] - cols))
             windows = padded.reshape(rows, kept.shape[-1] // m, m).unfold(-1, n, 1).sum(-1)
             start = windows.argmax(-1, keepdim=True)
-            kept[index] = ((offsets >= start) & (offsets < start + n)).flatten(1)
+            kept[index] = ((offsets >= start) & (offsets < start + n)).reshape(kept[index].shape)
         return Outcome(kept[:, :, :cols].contiguous(), optimal=True)
 
 
