@@ -78,7 +78,7 @@ help: ## this text
 
 .PHONY: demo
 demo: $(STAMPS)/demo ## set up, then prune the embedded pre-trained model
-	@$(PY) -m transposable.demo
+	@$(VENV)/bin/transposable demo
 
 .PHONY: test
 test: ## set up, then lint, types, layers, stub, C++ tests, wheel and pytest
@@ -146,9 +146,7 @@ py-test: $(STAMPS)/dev ## pytest, doctests included
 
 .PHONY: bench-solve
 bench-solve: $(STAMPS)/dev ## the solver benchmark: peers in the same run, table into README.md
-	@wheel=$$(echo dist/*.whl) && $(PY) -m pip install -qq "$$wheel[bench]"
-	@mkdir -p benchmarks/results
-	@$(PY) -m benchmarks.solve --json benchmarks/results/solve.json --markdown README.md
+	@$(PY) -m benchmarks.solve --json benchmarks/results/solve.json --plot benchmarks/results/solve.png --markdown README.md
 
 .PHONY: clean
 clean: ## remove everything that make created

@@ -1,6 +1,13 @@
 // Python bindings of every solver but the exact one.
 #include "bind_approx.hpp"
 
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/tuple.h>
+
+#include <cstdint>
+#include <optional>
+#include <tuple>
+
 #include "convert.hpp"
 #include "core/approx/entropic.hpp"
 #include "core/approx/greedy.hpp"
@@ -9,7 +16,7 @@
 
 namespace {
 
-nb::object row_wise(const ScoresArray& scores_array, const MaskArray& mask_array, int n, int m,
+std::optional<std::tuple<std::int64_t, std::int64_t, std::int64_t>> row_wise(const ScoresArray& scores_array, const MaskArray& mask_array, int n, int m,
                     bool magnitude, int threads) {
   check_pattern(n, m);
   const auto scores = scores_of(scores_array, magnitude);
@@ -19,8 +26,8 @@ nb::object row_wise(const ScoresArray& scores_array, const MaskArray& mask_array
     nb::gil_scoped_release release;
     nan = transposable::row_wise(scores, n, m, threads, mask);
   }
-  if (!nan) return nb::none();
-  return nb::make_tuple(nan->batch, nan->row, nan->col);
+  if (!nan) return std::nullopt;
+  return std::make_tuple(nan->batch, nan->row, nan->col);
 }
 
 void two_approx(const ScoresArray& scores_array, const MaskArray& mask_array, int n, int m,
@@ -56,13 +63,15 @@ void entropic(const ScoresArray& scores_array, const MaskArray& mask_array, int 
 }  // namespace
 
 void bind_approx(nb::module_& module) {
-  module.def("row_wise", &row_wise, "scores"_a, "mask"_a, "n"_a, "m"_a, "magnitude"_a, "threads"_a,
-             "Plain N:M masks; returns None, or the place of a NaN.");
-  module.def("two_approx", &two_approx, "scores"_a, "mask"_a, "n"_a, "m"_a, "magnitude"_a,
-             "threads"_a, "repair"_a, "The paper's Algorithm 1: at most n, exactly n if repaired.");
-  module.def("greedy", &greedy, "scores"_a, "mask"_a, "n"_a, "m"_a, "magnitude"_a, "threads"_a,
-             "repair"_a, "sweeps"_a, "Heavy scores first, repair, local search.");
-  module.def("entropic", &entropic, "scores"_a, "mask"_a, "n"_a, "m"_a, "magnitude"_a, "threads"_a,
-             "iterations"_a, "tau"_a, "sweeps"_a,
+  // Masks are not converted: the results would be written to a copy and lost.
+  module.def("row_wise", &row_wise, "scores"_a, "mask"_a.noconvert(), "n"_a, "m"_a, "magnitude"_a,
+             "threads"_a, "Plain N:M masks; returns None, or the place of a NaN.");
+  module.def("two_approx", &two_approx, "scores"_a, "mask"_a.noconvert(), "n"_a, "m"_a,
+             "magnitude"_a, "threads"_a, "repair"_a,
+             "The paper's Algorithm 1: at most n, exactly n if repaired.");
+  module.def("greedy", &greedy, "scores"_a, "mask"_a.noconvert(), "n"_a, "m"_a, "magnitude"_a,
+             "threads"_a, "repair"_a, "sweeps"_a, "Heavy scores first, repair, local search.");
+  module.def("entropic", &entropic, "scores"_a, "mask"_a.noconvert(), "n"_a, "m"_a, "magnitude"_a,
+             "threads"_a, "iterations"_a, "tau"_a, "sweeps"_a,
              "Dykstra's projections, rounding, repair, local search.");
 }

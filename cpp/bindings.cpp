@@ -65,8 +65,9 @@ double kept_sum(const ScoresArray& scores_array, const MaskArray& mask_array, bo
 NB_MODULE(_core, module) {
   module.doc() = "Native core: solvers on spans, no Python inside.";
   // Outputs are not converted: the results would be written to a copy and lost.
-  module.def("exact", &exact, "scores"_a, "mask"_a.noconvert(), "n"_a, "m"_a, "magnitude"_a, "threads"_a,
-             "u"_a.none().noconvert() = nb::none(), "v"_a.none().noconvert() = nb::none(),
+  module.def("exact", &exact, "scores"_a, "mask"_a.noconvert(), "n"_a, "m"_a, "magnitude"_a,
+             "threads"_a, "u"_a.none().noconvert() = nb::none(),
+             "v"_a.none().noconvert() = nb::none(),
              "Optimal transposable masks; fills mask, u and v; returns statistics.");
   module.def("dual_bound", &dual_bound, "scores"_a, "mask"_a, "n"_a, "m"_a, "magnitude"_a,
              "threads"_a, "u"_a, "v"_a, "(dual value, worst relative gap of a tile).");

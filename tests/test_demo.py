@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from torch import nn
 
 import transposable
-from transposable.demo import command, encoder, measure
+from transposable.cli import main
+from transposable.demo import encoder, measure
 from transposable.demo.encoder import Encoder
 from transposable.demo.sentences import SENTENCES
 from transposable.mask import Mask
@@ -136,27 +137,26 @@ def test_a_slow_solver_is_left_out_by_name(tiny: Encoder, monkeypatch: pytest.Mo
     assert "slow" not in {m.solver for m in results.methods}
 
 
-def test_command_prints_and_writes(
-    tiny: Encoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(command, "load_encoder", lambda: tiny)
-    file = tmp_path / "demo.json"
-    outcome = CliRunner().invoke(command.demo, ["--threads", "1", "--json", str(file)])
+def test_command_prints_tables_or_json(tiny: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder, "load_encoder", lambda: tiny)
+    outcome = CliRunner().invoke(main, ["demo", "--threads", "1"])
     assert outcome.exit_code == 0, outcome.output
-    assert "2 of 2 layers proved optimal" in outcome.output
-    assert SENTENCES[0] in outcome.output
-    data = json.loads(file.read_text(encoding="utf-8"))
+    assert "2 of 2 layers proved optimal" in outcome.stdout
+    assert SENTENCES[0] in outcome.stdout
+    outcome = CliRunner().invoke(main, ["demo", "--threads", "1", "--json"])
+    assert outcome.exit_code == 0, outcome.output
+    data = json.loads(outcome.stdout)
     assert data["ok"] is True
     assert data["layers"]["2:4T"][0]["name"] == "encoder.0"
-    assert os.listdir(tmp_path) == ["demo.json"]
 
 
-def test_unwritable_json_is_refused_before_the_work(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(command, "load_encoder", lambda: pytest.fail("the work has begun"))
-    with pytest.raises(transposable.FileError, match=r"no directory .* choose"):
-        command.demo.main(["--json", str(tmp_path / "no" / "x.json")], standalone_mode=False)
+def test_a_failed_proof_is_an_exit_code(tiny: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder, "load_encoder", lambda: tiny)
+    monkeypatch.setattr(measure.Results, "ok", False)
+    outcome = CliRunner().invoke(main, ["demo", "--threads", "1", "--json"])
+    assert outcome.exit_code == 5
+    assert json.loads(outcome.stdout)["ok"] is False
+    assert outcome.stderr.startswith("error: demo: ")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,6 @@ def test_missing_package(
     module: str,
     remedy: str,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
     (tmp_path / "model").mkdir()
@@ -179,11 +178,10 @@ def test_missing_package(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else there)
     with pytest.raises(transposable.DependencyError, match=remedy):
         encoder.load_encoder()
-    monkeypatch.setattr("sys.argv", ["demo"])
-    with pytest.raises(SystemExit) as stop:
-        command.main()
-    assert stop.value.code == 1
-    assert capsys.readouterr().err.startswith("error: demo: ")
+    outcome = CliRunner().invoke(main, ["demo"])
+    assert outcome.exit_code == 3
+    assert outcome.stdout == ""
+    assert outcome.stderr.startswith("error: demo: ")
 
 
 def test_incomplete_model_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-from experiments.models.resnet import load_resnet
 from torch import nn
 
 import transposable
+from experiments.models.resnet import load_resnet
 from transposable.demo.encoder import Encoder, load_encoder
 
 HERE = Path(__file__).parent

@@ -21,5 +21,14 @@ def isa() -> str:
 def isas() -> list[str]:
     """The instruction sets that this machine can run, best first."""
 
-def row_wise(scores: Tensor, mask: Tensor, n: int, m: int, magnitude: bool, threads: int) -> None:
-    """Plain N:M masks: the largest n of every m along the rows."""
+def row_wise(scores: Tensor, mask: Tensor, n: int, m: int, magnitude: bool, threads: int) -> tuple[int, int, int] | None:
+    """Plain N:M masks; returns None, or the place of a NaN."""
+
+def two_approx(scores: Tensor, mask: Tensor, n: int, m: int, magnitude: bool, threads: int, repair: bool) -> None:
+    """The paper's Algorithm 1: at most n, exactly n if repaired."""
+
+def greedy(scores: Tensor, mask: Tensor, n: int, m: int, magnitude: bool, threads: int, repair: bool, sweeps: int) -> None:
+    """Heavy scores first, repair, local search."""
+
+def entropic(scores: Tensor, mask: Tensor, n: int, m: int, magnitude: bool, threads: int, iterations: int, tau: float, sweeps: int) -> None:
+    """Dykstra's projections, rounding, repair, local search."""

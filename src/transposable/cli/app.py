@@ -38,7 +38,7 @@ Exit codes:
     0  done
     1  verification failed: the pattern is violated
     2  usage: an option, a pattern, or a name that matches nothing
-    3  bad input: missing, corrupt, a pickle, a wrong dtype, NaN
+    3  bad input: missing, corrupt, a pickle, a wrong dtype, NaN; a missing package
     4  output not writable or disk full; what was there is untouched
     5  the solver failed
    70  an error in this program
@@ -46,7 +46,7 @@ Exit codes:
   141  the reader of the output went away
 """
 
-_VERBS: Final = ("prune", "verify", "inspect", "solvers")
+_VERBS: Final = ("prune", "verify", "inspect", "solvers", "demo")
 
 
 @dataclass

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _UNLIMITED = 100_000
 
 
-def console(file: TextIO | None = None) -> Console:
-    """A console for a stream; without a terminal nothing is folded, cut or coloured."""
+def console(file: TextIO | None = None, width: int = _UNLIMITED) -> Console:
+    """A console for a stream; without a terminal nothing is coloured, and lines have this width."""
     from rich.console import Console
 
     class Plain(Console):
@@ -30,7 +30,7 @@ def console(file: TextIO | None = None) -> Console:
         return Plain(file=stream, highlight=False, markup=False, emoji=False, width=width)
 
     made = make(None)
-    return made if made.is_terminal else make(_UNLIMITED)
+    return made if made.is_terminal else make(width)
 
 
 def print_table(to: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from transposable import _core
 from transposable.pattern import Structure
-from transposable.problem import Problem, nan_error
+from transposable.problem import NanScoreError, Problem
 from transposable.solvers.base import Outcome, Solver
 
 
@@ -36,7 +36,7 @@ class RowWise(Solver):
             problem.matrices, kept, pattern.n, pattern.m, problem.magnitude, problem.threads
         )
         if nan_at is not None:
-            raise nan_error(self.name, *nan_at)
+            raise NanScoreError(nan_at)
         return Outcome(kept, optimal=True)
 
 

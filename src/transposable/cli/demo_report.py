@@ -11,11 +11,12 @@ from transposable.pattern import Pattern
 _PREFIX = "encoder.layer."
 
 
-def show(results: Results, console: Console) -> None:
+def show_results(results: Results, console: Console) -> None:
     """Print layer table, comparison, verification and sentences."""
     console.print(
-        f"[bold]{results.model}[/bold]: {results.layer_count} Linear layers, "
-        f"{results.weights:,} weights, threads: {results.threads}\n"
+        f"{results.model}: {results.layer_count} Linear layers, "
+        f"{results.weights:,} weights, threads: {results.threads}\n",
+        style="bold",
     )
     console.print(_layers(results))
     console.print()
