@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ from benchmarks.gate import Candidate, GateError, GateReport
 from benchmarks.parts import Run
 from benchmarks.prototype import Build, Prototype, Unavailable, start_build
 from transposable import Pattern, PatternError
+from transposable.export.atomic import Transaction
 
 PATTERNS: Final = "2:4,4:8,8:16,16:32"
 PARTS: Final = ("speed", "paths", "memory", "peers")
@@ -202,10 +202,8 @@ def _pattern(text: str) -> Pattern:
 def _write(path: Path, text: str) -> None:
     """All or nothing: an interrupted run leaves the old file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(text)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    with Transaction() as outputs:
+        outputs.file(path).write(text.encode())
 
 
 if __name__ == "__main__":

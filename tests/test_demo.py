@@ -75,7 +75,7 @@ def test_pruned_restores_the_weights_after_an_error(tiny: Encoder) -> None:
     }
 
     def interrupted() -> None:
-        with tiny.pruned(nothing):
+        with encoder.pruned(layers, nothing):
             assert all(layer.weight.count_nonzero() == 0 for layer in layers.values())
             raise KeyboardInterrupt
 
@@ -97,7 +97,7 @@ def test_measure(tiny: Encoder) -> None:
             assert row.kept == pytest.approx(best / half, rel=1e-6)
             assert row.gap < 1e-6
             assert row.shape == tuple(weight.shape)
-    assert results.method("unstructured", "50%").kept == 1
+    assert results.method("unstructured", "50%").kept == pytest.approx(1, rel=1e-9)
     tried = {m.solver for m in results.methods} | {s.solver for s in results.skipped}
     accepted = {
         name

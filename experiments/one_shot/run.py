@@ -11,8 +11,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,7 +22,8 @@ from torch import nn
 
 import transposable
 from experiments.models.resnet import load_resnet
-from transposable.demo.encoder import Encoder, load_encoder
+from transposable.demo.encoder import Encoder, load_encoder, pruned
+from transposable.demo.measure import best_sums, retention
 
 HERE = Path(__file__).parent
 PATTERNS = ("dense", "50%", "4:8", "2:4", "4:8T", "2:4T")
@@ -62,27 +62,12 @@ def conv_layers(net: nn.Module) -> dict[str, nn.Module]:
     return dict(list(convs.items())[1:])
 
 
-@contextmanager
-def pruned(layers: dict[str, nn.Module], masks: dict[str, torch.Tensor]) -> Iterator[None]:
-    """The layers with masked weights, dense again afterwards."""
-    dense = {name: layer.weight.detach().clone() for name, layer in layers.items()}
-    try:
-        with torch.no_grad():
-            for name, mask in masks.items():
-                layers[name].weight.mul_(mask)
-        yield
-    finally:
-        with torch.no_grad():
-            for name, weight in dense.items():
-                layers[name].weight.copy_(weight)
-
-
 def evaluate(
     layers: dict[str, nn.Module], layout: str, score: Callable[[], float], report: Callable
 ) -> list[Row]:
     """One row for each pattern; ``score`` measures the network that the layers belong to."""
     weights = {name: layer.weight.detach().clone() for name, layer in layers.items()}
-    reference = _kept(weights, _find(weights, "50%", layout)[0])
+    reference = best_sums(weights)
     rows = []
     for pattern in PATTERNS:
         masks, seconds = ({}, 0.0) if pattern == "dense" else _find(weights, pattern, layout)
@@ -98,7 +83,7 @@ def evaluate(
             Row(
                 pattern=pattern,
                 score=round(value, 4),
-                kept=round(_kept(weights, masks) / reference, 4) if masks else None,
+                kept=round(retention(weights, masks, reference), 4) if masks else None,
                 density=round(nonzero / sum(w.numel() for w in weights.values()), 4),
                 seconds=round(seconds, 4),
             )
@@ -109,19 +94,13 @@ def evaluate(
 
 def _find(
     weights: dict[str, torch.Tensor], pattern: str, layout: str
-) -> tuple[dict[str, torch.Tensor], float]:
+) -> tuple[dict[str, transposable.Mask], float]:
     started = time.perf_counter()
     masks = {
-        name: transposable.find_mask(weight, pattern, layout=layout).tensor
+        name: transposable.find_mask(weight, pattern, layout=layout)
         for name, weight in weights.items()
     }
     return masks, time.perf_counter() - started
-
-
-def _kept(weights: dict[str, torch.Tensor], masks: dict[str, torch.Tensor]) -> float:
-    return sum(
-        float(weights[name].abs()[mask].sum(dtype=torch.float64)) for name, mask in masks.items()
-    )
 
 
 def read_images(file: Path, limit: int | None) -> tuple[torch.Tensor, torch.Tensor]:

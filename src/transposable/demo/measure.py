@@ -14,8 +14,9 @@ import torch
 
 from transposable.api import find_mask, solve
 from transposable.certificate import certify
-from transposable.demo.encoder import MODEL, Encoder
+from transposable.demo.encoder import MODEL, Encoder, pruned
 from transposable.errors import SolverError
+from transposable.export.retention import largest_sum
 from transposable.layout import blocks
 from transposable.mask import Mask
 from transposable.pattern import Pattern
@@ -147,14 +148,27 @@ def measure(
         return _measure(encoder, sentences, threads, budget, note)
 
 
+def best_sums(weights: Weights) -> dict[str, float]:
+    """The magnitude that unstructured 50 % keeps in each layer."""
+    return {name: largest_sum(w.abs(), -(-w.numel() // 2)) for name, w in weights.items()}
+
+
+def retention(weights: Weights, masks: Mapping[str, Mask], reference: Mapping[str, float]) -> float:
+    """Magnitude that the masks keep, relative to that of :func:`best_sums`."""
+    kept = sum(
+        float(weights[name].abs()[mask.tensor].sum(dtype=torch.float64))
+        for name, mask in masks.items()
+    )
+    return kept / sum(reference[name] for name in masks)
+
+
 def _measure(
     encoder: Encoder, sentences: Sequence[str], threads: int, budget: float, note: Note
 ) -> Results:
     weights = {
         name: layer.weight.detach().clone() for name, layer in encoder.linear_layers().items()
     }
-    note("unstructured 50 %, for reference")
-    reference = {name: _kept(w, find_mask(w, "50%")) for name, w in weights.items()}
+    reference = best_sums(weights)
     dense = encoder.embed(sentences)
     layers: dict[str, tuple[LayerResult, ...]] = {}
     methods: list[MethodResult] = []
@@ -162,16 +176,15 @@ def _measure(
 
     def compare(solver: str, pattern: str) -> tuple[dict[str, Mask], dict[str, float]]:
         masks, seconds = _prune(weights, pattern, solver, threads)
-        with encoder.pruned(masks):
+        network = encoder.linear_layers()
+        with pruned(network, masks):
             cosines = (encoder.embed(sentences) * dense).sum(1).tolist()
-            pruned = {name: encoder.linear_layers()[name].weight.detach() for name in masks}
-            counts = _count(pruned, pattern)
-        kept = sum(_kept(weights[name], mask) for name, mask in masks.items())
+            counts = _count({name: network[name].weight.detach() for name in masks}, pattern)
         methods.append(
             MethodResult(
                 solver=solver,
                 pattern=pattern,
-                kept=kept / sum(reference.values()),
+                kept=retention(weights, masks, reference),
                 seconds=sum(seconds.values()),
                 exact_tiles=_exact_tiles(masks, pattern),
                 groups=counts[0],
@@ -274,7 +287,7 @@ def _layer(
     return LayerResult(
         name=name,
         shape=tuple(weight.shape),
-        kept=_kept(weight, mask) / reference,
+        kept=retention({name: weight}, {name: mask}, {name: reference}),
         gap=proof.worst_gap,
         proved=proof.optimal,
         milliseconds=1e3 * seconds,
@@ -290,10 +303,6 @@ def _torch_threads(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _kept(weight: torch.Tensor, mask: Mask) -> float:
-    return float(weight.abs()[mask.tensor].sum(dtype=torch.float64))
 
 
 def _count(pruned: Weights, pattern: str) -> tuple[int, int, int]:

@@ -9,7 +9,8 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self
@@ -173,23 +174,15 @@ def explain(target: Path, error: OSError) -> OutputError:
     return OutputError(f"write {target}: {reason}; what was there before is untouched; {remedy}")
 
 
-class _explained:
+@contextmanager
+def _explained(target: Path) -> Iterator[None]:
     """Turns OSError into OutputError for one target."""
-
-    def __init__(self, target: Path) -> None:
-        self._target = target
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if isinstance(error, OSError) and not isinstance(error, FileError):
-            raise explain(self._target, error) from error
+    try:
+        yield
+    except FileError:
+        raise
+    except OSError as error:
+        raise explain(target, error) from error
 
 
 def _check_replaceable(target: Path, is_kind: Callable[[int], bool], kind: str) -> None:
