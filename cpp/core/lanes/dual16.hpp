@@ -1,12 +1,12 @@
 // Dual iterations on many tiles at once, one tile in each 16-bit lane, and the proof of optimality.
 //
-// A tile's scores become h = round(a * 2^s), clipped to +-kClip. With potentials u, v one round sets
+// A tile's scores become h = round(a * 2^s) - c, clipped to +-kClip (c is below left out). With potentials u, v one round sets
 //   u_i = midpoint of the N-th and (N+1)-th largest of (h_ij - v_j) in row i, then
 //   v_j = midpoint of the N-th and (N+1)-th largest of (h_ij - u_i) in column j.
 // When the entries with h_ij - v_j > u_i are exactly N in every row and column, that mask is
 // optimal, and not only for the rounded scores: rounding is monotone, so kept entries have
 // a * 2^s >= u_i + v_j + 1/2 and pruned ones a * 2^s <= u_i + v_j + 1/2. This is complementary
-// slackness in real numbers with the potentials (u_i + 1/2) / 2^s and v_j / 2^s.
+// slackness in real numbers with the potentials (u_i + c + 1/2) / 2^s and v_j / 2^s.
 //
 // No overflow, and clipping does not spoil the proof: |u|, |v| <= kBound and |h| <= kClip give
 // |h - v| <= 24574 and |h - v - u| <= 32765; a clipped score, h = +-kClip, would have to lie beyond
@@ -29,9 +29,9 @@ struct Block16 {
 };
 
 // One half round: the row potentials from the column potentials, or the reverse. The step from the
-// old value to the midpoint is lengthened by relax / 8 of itself.
+// old value to the midpoint is lengthened by 2^-shift of itself (shift 15: not at all).
 template <int P, int N, bool Rows>
-__attribute__((noinline)) void half_round(Block16<P>& block, int n, int m, int relax) {
+__attribute__((noinline)) void half_round(Block16<P>& block, int n, int m, int shift) {
   I16* const target = Rows ? block.u : block.v;
   const I16* const other = Rows ? block.v : block.u;
   const I16 low = splat<I16>(-kBound), high = splat<I16>(kBound);
@@ -41,17 +41,28 @@ __attribute__((noinline)) void half_round(Block16<P>& block, int n, int m, int r
     for (int k = 0; k < P; ++k) x[k] = block.h[Rows ? line * P + k : k * P + line] - other[k];
     I16 nth, next;
     order_statistics<P, N>(x, n, nth, next);
-    // The midpoint lies within +-24574; cut to +-kBound, the steps below stay within 16 bits.
-    I16 middle = min(max(floor_average(nth, next), low), high);
-    if (relax) {
-      const I16 step = middle - target[line];
-      if (relax & 4) middle += step >> 1;
-      if (relax & 2) middle += step >> 2;
-      if (relax & 1) middle += step >> 3;
-      middle = min(max(middle, low), high);
-    }
-    target[line] = middle;
+    // |middle| <= 24574, so that the step fits 16 bits.
+    const I16 middle = floor_average(nth, next), step = middle - target[line];
+    target[line] = min(max(add_saturated(middle, step >> shift), low), high);
   }
+}
+
+// A first guess of the column potentials: how far the mean of each column is from the centre.
+template <int P>
+TP_INLINE void guess_columns(Block16<P>& block, int m) {
+  constexpr int bits = P == 8 ? 3 : P == 16 ? 4 : P == 32 ? 5 : 6;
+  if (m < P) {
+    for (int j = 0; j < P; ++j) block.v[j] = I16{};
+    return;
+  }
+  I16 sum[P];
+#pragma GCC unroll 64
+  for (int j = 0; j < P; ++j) sum[j] = block.h[j] >> bits;
+  for (int i = 1; i < P; ++i)
+#pragma GCC unroll 64
+    for (int j = 0; j < P; ++j) sum[j] += block.h[i * P + j] >> bits;
+#pragma GCC unroll 64
+  for (int j = 0; j < P; ++j) block.v[j] = min(max(sum[j], splat<I16>(-kBound)), splat<I16>(kBound));
 }
 
 struct Verdict {
@@ -104,27 +115,13 @@ struct SignRule {
   std::uint32_t keep;  // 0x7fffffff for the magnitude, else all ones
   std::uint32_t flip;  // 0x80000000 to negate, else 0
 
-  TP_INLINE F32 apply(F32 x) const {
-    const I32 bits = reinterpret_cast<I32>(x);
-    return reinterpret_cast<F32>((bits & static_cast<std::int32_t>(keep)) ^ static_cast<std::int32_t>(flip));
+  template <class F>
+  TP_INLINE F apply(F x) const {
+    using Ints = decltype(x < x);
+    const Ints bits = reinterpret_cast<Ints>(x);
+    return reinterpret_cast<F>((bits & static_cast<std::int32_t>(keep)) ^ static_cast<std::int32_t>(flip));
   }
 };
-
-// Sum of magnitudes over m lines of `count` floats (a multiple of 2 * kLanes32). NaN and infinity show.
-TP_INLINE float sum_magnitudes(const float* const* lines, int m, int count) {
-  F32 total[2] = {};
-  for (int i = 0; i < m; ++i)
-    for (int k = 0; k < count; k += 2 * kLanes32)
-#pragma GCC unroll 2
-      for (int q = 0; q < 2; ++q) {
-        const I32 bits = load<I32>(lines[i] + k + q * kLanes32) & 0x7fffffff;
-        total[q] += reinterpret_cast<F32>(bits);
-      }
-  const F32 all = total[0] + total[1];
-  float sum = 0;
-  for (int lane = 0; lane < kLanes32; ++lane) sum += all[lane];
-  return sum;
-}
 
 // The low halves of the 32-bit elements of (a, b).
 TP_INLINE I16 low_halves(F32 a, F32 b) {
@@ -132,37 +129,53 @@ TP_INLINE I16 low_halves(F32 a, F32 b) {
 }
 
 // Fills block.h from m lines of kLanes16 * m consecutive floats: lane t holds the tile of columns
-// t * m .. t * m + m - 1. `scale` is a power of two.
-template <int P>
-__attribute__((noinline)) void read_scores(Block16<P>& block, const float* const* lines, int m,
-                                           float scale, SignRule sign) {
-  // Adding 1.5 * 2^23 rounds to nearest, and leaves the integer in the low half of the bits.
-  const F32 magic = splat<F32>(12582912.0f), factor = splat<F32>(scale);
-  const F32 top = splat<F32>(static_cast<float>(kClip)), bottom = splat<F32>(static_cast<float>(-kClip));
-  auto rounded = [&](const float* from) __attribute__((always_inline)) {
-    return min(max(sign.apply(load<F32>(from)) * factor, bottom), top) + magic;
+// t * m .. t * m + m - 1. `scale` is a power of two; `centre` is taken off the scaled scores.
+// Returns the sum of all magnitudes as stored, in which NaN and infinity show.
+template <int P, bool Magnitude>
+__attribute__((noinline)) float read_scores(Block16<P>& block, const float* const* lines, int m,
+                                            float scale, int centre, SignRule sign) {
+  // Adding 1.5 * 2^23 rounds to nearest, once and exactly, and leaves the integer in the low half.
+  const F32 magic = splat<F32>(static_cast<float>(12582912 - centre)), factor = splat<F32>(scale);
+  const F32 top = splat<F32>(static_cast<float>(centre + kClip));
+  const F32 bottom = splat<F32>(static_cast<float>(centre - kClip));
+  // A magnitude is cut from above only, before it gets its sign: centre +- kClip lie on both sides of 0.
+  const F32 limit = splat<F32>(static_cast<float>((sign.flip ? -centre : centre) + kClip));
+  const F32 direction = splat<F32>(sign.flip ? -1.0f : 1.0f);
+  F32 sum_even{}, sum_odd{};
+  auto rounded = [&](const float* from, F32& sum) __attribute__((always_inline)) {
+    const F32 raw = load<F32>(from);
+    const F32 magnitude = reinterpret_cast<F32>(reinterpret_cast<I32>(raw) & 0x7fffffff);
+    sum += magnitude;
+    if constexpr (Magnitude) return min(magnitude * factor, limit) * direction + magic;
+    return min(max(sign.apply(raw) * factor, bottom), top) + magic;
+  };
+  auto narrow = [&](const float* from) __attribute__((always_inline)) {
+    const F32 first = rounded(from, sum_even), second = rounded(from + kLanes32, sum_odd);
+    return low_halves(first, second);
   };
   if (m == P) {
     for (int i = 0; i < P; ++i) {
-      I16 narrow[P];
+      I16 line[P];
+      if (P >= 32 && i + 2 < P)  // see WaveSolver::prefetch
+        for (int k = 0; k < kLanes16 * P; k += 16) __builtin_prefetch(lines[i + 2] + k, 0, 3);
 #pragma GCC unroll 64
-      for (int k = 0; k < P; ++k)
-        narrow[k] = low_halves(rounded(lines[i] + 2 * k * kLanes32), rounded(lines[i] + (2 * k + 1) * kLanes32));
-      deinterleave<P>(narrow, block.h + i * P, 1);
+      for (int k = 0; k < P; ++k) line[k] = narrow(lines[i] + k * kLanes16);
+      deinterleave<P>(line, block.h + i * P, 1);
     }
-    return;
-  }
-  for (int e = 0; e < P * P; ++e) block.h[e] = splat<I16>(-kClip);
-  for (int i = 0; i < m; ++i)
-    for (int k = 0; k < m; ++k) {
-      const I16 narrow = low_halves(rounded(lines[i] + 2 * k * kLanes32), rounded(lines[i] + (2 * k + 1) * kLanes32));
-      std::int16_t values[kLanes16];
-      store(values, narrow);
-      for (int e = 0; e < kLanes16; ++e) {
-        const int position = k * kLanes16 + e;
-        reinterpret_cast<std::int16_t*>(block.h + i * P + position % m)[position / m] = values[e];
+  } else {
+    for (int e = 0; e < P * P; ++e) block.h[e] = splat<I16>(-kClip);
+    for (int i = 0; i < m; ++i)
+      for (int k = 0; k < m; ++k) {
+        std::int16_t values[kLanes16];
+        store(values, narrow(lines[i] + k * kLanes16));
+        int tile = k * kLanes16 / m, column = k * kLanes16 % m;
+        for (int e = 0; e < kLanes16; ++e) {
+          reinterpret_cast<std::int16_t*>(block.h + i * P + column)[tile] = values[e];
+          if (++column == m) column = 0, ++tile;
+        }
       }
-    }
+  }
+  return reduce_add(sum_even + sum_odd);
 }
 
 }  // namespace transposable::TP_ISA

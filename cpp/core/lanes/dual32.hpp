@@ -128,9 +128,7 @@ __attribute__((noinline)) Selection select32(Block32<P>& block, int n, int m) {
     good &= (block.count[j] == splat<I32>(n));
     over += max(block.count[j] - n, I32{});
   }
-  int excess = 0;
-  for (int lane = 0; lane < kLanes32; ++lane) excess += over[lane];
-  return {lane_bits(good), tied_lanes, excess};
+  return {lane_bits(good), tied_lanes, reduce_add(over)};
 }
 
 }  // namespace transposable::TP_ISA

@@ -17,53 +17,37 @@
 
 namespace transposable::TP_ISA {
 
-template <int Bytes>
-struct IntsOf;  // an alias template cannot carry a dependent vector size
-template <>
-struct IntsOf<16> {
-  typedef std::int32_t type __attribute__((vector_size(16)));
-};
-template <>
-struct IntsOf<32> {
-  typedef std::int32_t type __attribute__((vector_size(32)));
-};
-template <>
-struct IntsOf<64> {
-  typedef std::int32_t type __attribute__((vector_size(64)));
-};
-
 template <int P>
 class Finish {
  public:
-  static constexpr int kRowBytes = P * 4 < TP_BYTES ? P * 4 : TP_BYTES;
-  static constexpr int kPieces = P * 4 / kRowBytes;
-  static constexpr int kPieceLanes = kRowBytes / 4;
-  using Piece = typename IntsOf<kRowBytes>::type;
+  static constexpr int kPieces = Row<P>::kPieces;
+  static constexpr int kPieceLanes = Row<P>::kPieceLanes;
+  using Piece = typename Row<P>::Ints;
 
   std::int32_t v[P];
+  std::int32_t held[P];  // kept entries of each column
   std::uint64_t kept[P];
 
-  // Scores of row i, from its m floats.
+  // Scores of row i, from P floats of which m are real.
   TP_INLINE void set_row(int i, const float* scores, int m) {
-    std::int32_t row[P];
-    for (int j = 0; j < m; ++j)
-      row[j] = static_cast<std::int32_t>(scores[j] + (scores[j] < 0 ? -0.5f : 0.5f));
-    for (int j = m; j < P; ++j) row[j] = kNever32;
-    __builtin_memcpy(q_[i], row, sizeof row);
+    using Floats = typename Row<P>::Floats;
+#pragma GCC unroll 16
+    for (int p = 0; p < kPieces; ++p) {
+      const Floats x = load<Floats>(scores + p * kPieceLanes);
+      q_[i][p] = __builtin_convertvector(x + (x < Floats{} ? Floats{} - 0.5f : Floats{} + 0.5f), Piece);
+    }
+    for (int j = m; j < P; ++j) q_[i][j / kPieceLanes][j % kPieceLanes] = kNever32;
   }
 
-  // Needs rows, kept and v (0 beyond m); returns the number of paths.
+  // Needs rows, kept, held and v; returns the number of paths.
   __attribute__((noinline)) int run(int n, int m, bool ties) {
     n_ = n;
     m_ = m;
     over_ = under_ = 0;
     for (int j = m; j < P; ++j) v[j] = 0;
-    for (int j = 0; j < m; ++j) held_[j] = 0;
-    for (int i = 0; i < m; ++i)
-      for (std::uint64_t left = kept[i]; left; left &= left - 1) ++held_[__builtin_ctzll(left)];
     for (int j = 0; j < m; ++j) {
-      if (held_[j] > n) over_ |= std::uint64_t{1} << j;
-      if (held_[j] < n) under_ |= std::uint64_t{1} << j;
+      if (held[j] > n) over_ |= std::uint64_t{1} << j;
+      if (held[j] < n) under_ |= std::uint64_t{1} << j;
     }
     int paths = 0;
     bool split = false;
@@ -97,7 +81,7 @@ class Finish {
 
   static TP_INLINE std::uint64_t bits(Piece yes) {
 #if TP_BYTES == 64
-    if constexpr (kRowBytes == 64) return _mm512_movepi32_mask(reinterpret_cast<__m512i>(yes));
+    if constexpr (sizeof(Piece) == 64) return _mm512_movepi32_mask(reinterpret_cast<__m512i>(yes));
     else return static_cast<std::uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(yes)));
 #else
     return lane_bits(yes);
@@ -106,14 +90,6 @@ class Finish {
   std::uint64_t columns() const { return ~std::uint64_t{0} >> (64 - m_); }
   TP_INLINE Piece potentials(int p) const { return load<Piece>(v + p * kPieceLanes); }
 
-  static TP_INLINE std::int32_t least(Piece x) {
-    std::int32_t lanes[kPieceLanes];
-    store(lanes, x);
-    std::int32_t result = lanes[0];
-#pragma GCC unroll 16
-    for (int k = 1; k < kPieceLanes; ++k) result = lanes[k] < result ? lanes[k] : result;
-    return result;
-  }
   // All lanes of the bits in `which`, as -1.
   static TP_INLINE Piece spread(std::uint64_t which) {
     Piece lane;
@@ -127,14 +103,13 @@ class Finish {
   int move_along_ties() {
     std::uint64_t leave[P], enter[P];
     for (int i = 0; i < m_; ++i) {
-      Piece x[kPieces];
-      std::int32_t threshold = kFar;
+      Piece x[kPieces], low = Piece{} + kFar;
 #pragma GCC unroll 16
       for (int p = 0; p < kPieces; ++p) {
         x[p] = q_[i][p] - potentials(p);
-        const std::int32_t low = least(spread(kept[i] >> p * kPieceLanes) ? x[p] : Piece{} + kFar);
-        threshold = low < threshold ? low : threshold;
+        low = min(low, spread(kept[i] >> p * kPieceLanes) ? x[p] : Piece{} + kFar);
       }
+      const std::int32_t threshold = reduce_min(low);
       std::uint64_t equal = 0;
 #pragma GCC unroll 16
       for (int p = 0; p < kPieces; ++p) equal |= bits(x[p] == threshold) << p * kPieceLanes;
@@ -180,8 +155,8 @@ class Finish {
   }
 
   void transfer(int from, int to) {
-    if (--held_[from] == n_) over_ &= ~(std::uint64_t{1} << from);
-    if (++held_[to] == n_) under_ &= ~(std::uint64_t{1} << to);
+    if (--held[from] == n_) over_ &= ~(std::uint64_t{1} << from);
+    if (++held[to] == n_) under_ &= ~(std::uint64_t{1} << to);
   }
 
   // in_[i][j]: what row i gets by taking column j, -kFar where it holds it; out_[i][j]: what it gives
@@ -209,14 +184,13 @@ class Finish {
     std::int32_t reached;
     int target;
     for (;;) {
-      Piece key[kPieces];
-      std::int32_t nearest = 0x7fffffff;
+      Piece key[kPieces], low = Piece{} + 0x7fffffff;
 #pragma GCC unroll 16
       for (int p = 0; p < kPieces; ++p) {
         key[p] = spread(open >> p * kPieceLanes) ? length[p] + price[p] : Piece{} + 0x7fffffff;
-        const std::int32_t low = least(key[p]);
-        nearest = low < nearest ? low : nearest;
+        low = min(low, key[p]);
       }
+      const std::int32_t nearest = reduce_min(low);
       std::uint64_t at = 0;
 #pragma GCC unroll 16
       for (int p = 0; p < kPieces; ++p) at |= bits(key[p] == nearest) << p * kPieceLanes;
@@ -256,9 +230,12 @@ class Finish {
     int to = target;
     while (from_col[to] >= 0) {
       const int from = from_col[to];
+      // A row whose move has just this cost; all are tried, which costs less than a wrong guess.
       const std::int32_t cost = lengths[to] - lengths[from];
-      int row = 0;
-      while (kept[row] >> to & 1 || !(kept[row] >> from & 1) || out_[row][from] - score(row, to) != cost) ++row;
+      std::uint64_t rows = 0;
+      for (int i = 0; i < m_; ++i)
+        rows |= static_cast<std::uint64_t>(out_[i][from] - in(i, to) == cost) << i;
+      const int row = __builtin_ctzll(rows);
       set(row, from, false);
       set(row, to, true);
       to = from;
@@ -266,6 +243,9 @@ class Finish {
     transfer(to, target);
   }
 
+  // Row `row` cannot leave a column it does not hold, nor enter one it holds: out - in is then beyond
+  // every cost.
+  std::int32_t in(int row, int col) const { return reinterpret_cast<const std::int32_t*>(in_[row])[col]; }
   std::int32_t score(int row, int col) const { return q_[row][col / kPieceLanes][col % kPieceLanes]; }
   void set(int row, int col, bool value) {
     kept[row] ^= std::uint64_t{1} << col;
@@ -275,7 +255,6 @@ class Finish {
 
   int n_ = 0, m_ = 0;
   std::uint64_t over_ = 0, under_ = 0;
-  int held_[P];
   Piece q_[P][kPieces], in_[P][kPieces];
   std::int32_t out_[P][P];
 };

@@ -9,14 +9,15 @@
 namespace transposable::TP_ISA {
 
 // An aligned array; std::vector<float> would be shared between instruction sets by the linker.
-class Floats {
+class FloatArray {
  public:
-  Floats() = default;
-  Floats(const Floats&) = delete;
-  Floats& operator=(const Floats&) = delete;
-  ~Floats() { ::operator delete(data_, kAlign); }
+  FloatArray() = default;
+  FloatArray(const FloatArray&) = delete;
+  FloatArray& operator=(const FloatArray&) = delete;
+  ~FloatArray() { ::operator delete(data_, kAlign); }
   void allocate(std::size_t count) {
     data_ = static_cast<float*>(::operator new(count * sizeof(float), kAlign));
+    for (std::size_t k = 0; k < count; ++k) data_[k] = 0;
   }
   float* data() { return data_; }
 
@@ -77,49 +78,83 @@ inline void convert_line(const Scores& scores, std::int64_t b, std::int64_t row,
   }
 }
 
+// 2^exponent in double, |exponent| < 1022
+TP_INLINE double double_power_of_two(int exponent) {
+  const std::int64_t bits = static_cast<std::int64_t>(exponent + 1023) << 52;
+  double x;
+  __builtin_memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
 enum class TileKind { usable, zero, special };
 
 // One tile as floats, with its largest magnitude in [2, 4): score = x * 2^exponent.
 template <int P>
 struct Tile {
-  alignas(64) float x[P * P];  // row-major with stride m
+  using Floats = typename Row<P>::Floats;
+  using Ints = typename Row<P>::Ints;
+  static constexpr int kPieces = Row<P>::kPieces;
+
+  alignas(64) float x[P * P];  // row i at i * P; zero beyond m
   int exponent = 0;
-  float mean = 0;  // of the magnitudes
+  float mean = 0;  // of the m * m magnitudes
 
   // special: NaN, infinity, or smaller than any normal float.
   TileKind fetch(const Scores& scores, std::int64_t b, std::int64_t row, std::int64_t col, int m,
                  SignRule sign) {
-    const int size = m * m, padded = (size + kLanes32 - 1) / kLanes32 * kLanes32;
+    if (m < P) clear();
     if (scores.dtype == DType::f64) return fetch_double(scores, b, row, col, m, sign);
-    for (int i = 0; i < m; ++i) convert_line(scores, b, row + i, col, m, x + i * m);
-    for (int e = size; e < padded; ++e) x[e] = 0;
-    I32 most{};
-    for (int e = 0; e < padded; e += kLanes32) most = max(most, load<I32>(x + e) & 0x7fffffff);
-    std::int32_t largest = 0;
-    for (int lane = 0; lane < kLanes32; ++lane) largest = most[lane] > largest ? most[lane] : largest;
-    if (largest == 0) return zero(m);
+    // Pieces no longer than a row are loaded as they were stored: longer ones would wait for memory.
+    Floats rows[P * kPieces];
+    if (scores.dtype == DType::f32 && scores.col_stride == 1 && m == P) {
+      const float* from = static_cast<const float*>(scores.data) + scores.offset(b, row, col);
+      for (int i = 0; i < P; ++i)
+        for (int p = 0; p < kPieces; ++p)
+          rows[i * kPieces + p] = load<Floats>(from + i * scores.row_stride + p * Row<P>::kPieceLanes);
+    } else {
+      for (int i = 0; i < m; ++i) convert_line(scores, b, row + i, col, m, x + i * P);
+      for (int k = 0; k < P * kPieces; ++k) rows[k] = load<Floats>(x + k * Row<P>::kPieceLanes);
+    }
+    Ints most{};
+    for (int k = 0; k < P * kPieces; ++k) most = max(most, reinterpret_cast<Ints>(rows[k]) & 0x7fffffff);
+    const std::int32_t largest = reduce_max(most);
+    if (largest == 0) return zero();
     if (largest >= 0x7f800000 || largest < 0x00800000) return TileKind::special;
     const int top = (largest >> 23) - 127;  // largest in [2^top, 2^(top + 1))
     exponent = top - 1;
-    // 2^-exponent lies within [2^-126, 2^127].
-    const F32 factor = splat<F32>(power_of_two(-exponent));
-    F32 total{};
-    for (int e = 0; e < padded; e += kLanes32) {
-      const F32 scaled = load<F32>(x + e) * factor;
-      total += reinterpret_cast<F32>(reinterpret_cast<I32>(scaled) & 0x7fffffff);
-      store(x + e, sign.apply(scaled));
+    const float factor = power_of_two(-exponent);  // within [2^-126, 2^127]
+    Floats total{};
+    for (int k = 0; k < P * kPieces; ++k) {
+      const Floats scaled = rows[k] * factor;
+      total += reinterpret_cast<Floats>(reinterpret_cast<Ints>(scaled) & 0x7fffffff);
+      store(x + k * Row<P>::kPieceLanes, sign.apply(scaled));
     }
-    float sum = 0;
-    for (int lane = 0; lane < kLanes32; ++lane) sum += total[lane];
-    mean = sum / static_cast<float>(size);
+    mean = reduce_add(total) / static_cast<float>(m * m);
     return TileKind::usable;
   }
 
+  // Writes the tile, times factor, into lane `lane` of lines of m floats a lane.
+  TP_INLINE void copy_to(float* const* lines, int lane, int m, float factor) const {
+    if (m == P) {
+#pragma GCC unroll 4
+      for (int i = 0; i < P; ++i)
+        for (int p = 0; p < kPieces; ++p)
+          store(lines[i] + lane * P + p * Row<P>::kPieceLanes,
+                load<Floats>(x + i * P + p * Row<P>::kPieceLanes) * factor);
+    } else {
+      for (int i = 0; i < m; ++i)
+        for (int j = 0; j < m; ++j) lines[i][lane * m + j] = x[i * P + j] * factor;
+    }
+  }
+  void clear() {
+    for (int e = 0; e < P * P; ++e) x[e] = 0;
+  }
+
  private:
-  TileKind zero(int m) {
+  TileKind zero() {
     exponent = 0;
     mean = 1;
-    for (int e = 0; e < m * m; ++e) x[e] = 0;
+    clear();
     return TileKind::zero;
   }
 
@@ -136,13 +171,11 @@ struct Tile {
         bits &= 0x7fffffffffffffff;
         largest = bits > largest ? bits : largest;
       }
-    if (largest == 0) return zero(m);
+    if (largest == 0) return zero();
     const int top = static_cast<int>(largest >> 52) - 1023;
-    if (top == 1024 || top < -1000 || top > 1000) return TileKind::special;
+    if (top < -900 || top > 900) return TileKind::special;
     exponent = top - 1;
-    const std::int64_t factor_bits = static_cast<std::int64_t>(1023 - exponent) << 52;
-    double factor;
-    __builtin_memcpy(&factor, &factor_bits, sizeof factor);
+    const double factor = double_power_of_two(-exponent);
     double sum = 0;
     for (int i = 0; i < m; ++i)
       for (int j = 0; j < m; ++j) {
@@ -150,7 +183,7 @@ struct Tile {
         const double magnitude = value < 0 ? -value : value;
         sum += magnitude;
         if (sign.keep == 0x7fffffffu) value = magnitude;
-        x[i * m + j] = static_cast<float>(sign.flip ? -value : value);
+        x[i * P + j] = static_cast<float>(sign.flip ? -value : value);
       }
     mean = static_cast<float>(sum / (m * m));
     return TileKind::usable;

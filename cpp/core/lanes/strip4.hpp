@@ -116,9 +116,7 @@ class Strip4Solver final : public LaneSolver {
           for (int c = 0; c < 4; ++c)
             if (kept[i][a] && !kept[i][c] && v[a] > v[c] + q[i][a] - q[i][c]) v[a] = v[c] + q[i][a] - q[i][c];
     const int exponent = block_.exponent[t] - 153 + (staged_ ? exponents_[t] : 0);
-    double unit = flip_ ? -1 : 1;
-    const double step = exponent < 0 ? 0.5 : 2.0;
-    for (int k = exponent < 0 ? -exponent : exponent; k > 0; --k) unit *= step;
+    const double unit = (flip_ ? -1 : 1) * double_power_of_two(exponent);
     const std::int64_t to = ((b * down_ + down) * across_ + at + t) * 4;
     for (int i = 0; i < 4; ++i) {
       std::int32_t greatest = -2147483647;

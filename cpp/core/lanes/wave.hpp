@@ -18,13 +18,13 @@ namespace transposable::TP_ISA {
 // The 16-bit rounds, compiled for one N or for any.
 template <int P>
 struct Rounds {
-  void (*rows)(Block16<P>&, int, int, int);
-  void (*cols)(Block16<P>&, int, int, int);
+  using HalfRound = void(Block16<P>&, int, int, int);
+  HalfRound* half[2];  // rows, columns
   Verdict (*select)(Block16<P>&, int, int);
 
   template <int N>
   static constexpr Rounds of() {
-    return {half_round<P, N, true>, half_round<P, N, false>, select_and_prove<P, N>};
+    return {{half_round<P, N, true>, half_round<P, N, false>}, select_and_prove<P, N>};
   }
   static Rounds choose(int n) {
     if constexpr (P <= 16)
@@ -35,31 +35,31 @@ struct Rounds {
   }
 };
 
-// Half rounds of the first wave, and how far each step goes beyond the midpoint, in eighths. Tuned on
-// Gaussian tiles for time; any schedule is correct.
+// Half rounds of the first wave, rows and columns in turn, and how far each step goes beyond the
+// midpoint: 2^-shift of itself, 15 for not at all. Then the number of those for the gathered tiles.
+// Tuned on Gaussian tiles for time; any schedule is correct.
 template <int P>
 struct Schedule;
 template <>
 struct Schedule<8> {
-  static constexpr int wave[] = {0, 1, 2, 2, 2, 2};
+  static constexpr int wave[] = {15, 2, 2, 3, 1, 2, 2, 3};
   static constexpr int more = 8;
 };
 template <>
 struct Schedule<16> {
-  static constexpr int wave[] = {0, 1, 1, 2, 4, 2, 4, 3};
-  static constexpr int more = 10;
+  static constexpr int wave[] = {15, 2, 3, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2};
+  static constexpr int more = 6;
 };
 template <>
 struct Schedule<32> {
-  static constexpr int wave[] = {0, 1, 1, 2, 3, 3, 4, 4, 4, 4, 4, 3};
-  static constexpr int more = 12;
+  static constexpr int wave[] = {15, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2};
+  static constexpr int more = 8;
 };
 template <>
 struct Schedule<64> {
-  static constexpr int wave[] = {0, 1, 1, 2, 3, 3, 4, 4, 4, 4, 4, 4, 4, 3};
-  static constexpr int more = 12;
+  static constexpr int wave[] = {15, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2};
+  static constexpr int more = 8;
 };
-inline constexpr int kRelaxMore = 2;
 
 template <int P>
 class WaveSolver final : public LaneSolver {
@@ -73,6 +73,8 @@ class WaveSolver final : public LaneSolver {
         n_(flip_ ? job.m - job.n : job.n),
         sign_{job.scores.magnitude ? 0x7fffffffu : 0xffffffffu, flip_ ? 0x80000000u : 0u},
         rounds_(Rounds<P>::choose(job.m == P ? n_ : 0)),
+        mean_bits_(job.scores.magnitude ? 12 : 11),
+        centre_(!job.scores.magnitude ? 0 : flip_ ? -5000 : 5000),
         down_((job.scores.rows + job.m - 1) / job.m),
         across_((job.scores.cols + job.m - 1) / job.m),
         direct_(job.scores.dtype == DType::f32 && job.scores.col_stride == 1) {
@@ -82,6 +84,7 @@ class WaveSolver final : public LaneSolver {
 
   void solve(std::int64_t first, std::int64_t last) override {
     const std::int64_t full = job_.scores.cols / m_;
+    exponent_ = 0;  // nothing is carried from call to call: masks do not depend on the threads
     for (std::int64_t strip = first; strip < last; ++strip) {
       const std::int64_t b = strip / down_, down = strip % down_;
       if ((down + 1) * m_ > job_.scores.rows) continue;
@@ -103,7 +106,7 @@ class WaveSolver final : public LaneSolver {
 
  private:
   static constexpr int kWords = Block16<P>::kWords;
-  static constexpr int kWaves = P >= 32 ? 4 : 8;
+  static constexpr int kWaves = P <= 8 ? 32 : P <= 16 ? 16 : 8;
   static constexpr std::size_t kPending = 8 * kLanes16;
 
   struct Wave {
@@ -151,21 +154,16 @@ class WaveSolver final : public LaneSolver {
     const float* lines[P];
     find_lines(b, down, across, lines);
     const int count = kLanes16 * m_;
-    const float sum = sum_magnitudes(lines, m_, count);
-    // Compared as bits: the compiler may assume that floats are finite here.
-    const std::int32_t bits = float_bits(sum);
+    // The scale of the last block will mostly do: one pass over memory instead of two.
+    const bool usable = read_wave(lines, count) || read_wave(lines, count);
+    const int exponent = exponent_;
     std::uint32_t proved = 0, tied = 0;
-    int exponent = 0;
-    const bool usable = bits == 0 || (bits < 0x7f800000 && bits >= (127 - 80) << 23);
     if (usable) {
-      const float mean = sum / static_cast<float>(count * m_);
-      exponent = bits == 0 ? 0 : 11 - ((float_bits(mean) >> 23) - 127);
-      read_scores<P>(block_, lines, m_, power_of_two(exponent), sign_);
-      for (int j = 0; j < P; ++j) block_.u[j] = block_.v[j] = I16{};
+      guess_columns(block_, m_);
       constexpr int half_rounds = sizeof(Schedule<P>::wave) / sizeof(int);
       for (int k = 0; k < half_rounds; ++k) {
         if (direct_ && next_follows) prefetch(lines, count, k, half_rounds);
-        (k % 2 ? rounds_.cols : rounds_.rows)(block_, n_, m_, Schedule<P>::wave[k]);
+        rounds_.half[k % 2](block_, n_, m_, Schedule<P>::wave[k]);
       }
       const Verdict verdict = rounds_.select(block_, n_, m_);
       proved = verdict.proved;
@@ -188,11 +186,30 @@ class WaveSolver final : public LaneSolver {
     ++waves_;
   }
 
-  // The next block of the strip, a share of its lines before each half round.
-  void prefetch(const float* const* lines, int count, int part, int parts) {
-    const int per_line = count * 4 / 64, total = per_line * m_;
-    for (int k = total * part / parts; k < total * (part + 1) / parts; ++k)
-      __builtin_prefetch(lines[k / per_line] + count + k % per_line * 16, 0, 2);
+  // False when the scale did not fit, which is then mended as far as it can be: NaN, infinities and
+  // extreme scales are left to the tiles one by one.
+  bool read_wave(const float* const* lines, int count) {
+    const float sum = (job_.scores.magnitude ? read_scores<P, true> : read_scores<P, false>)(
+        block_, lines, m_, power_of_two(exponent_), centre_, sign_);
+    // Looked at as bits: the compiler may assume that floats are finite here.
+    const std::int32_t bits = float_bits(sum);
+    if (bits == 0) return true;
+    if (bits >= 0x7f800000 || bits < (127 - 80) << 23) return false;
+    const float mean = sum / static_cast<float>(count * m_);
+    const float scaled = mean * power_of_two(exponent_);
+    const float wanted = static_cast<float>(1 << mean_bits_);
+    if (scaled > 0.75f * wanted && scaled < 2.25f * wanted) return true;
+    exponent_ = mean_bits_ - ((float_bits(mean) >> 23) - 127);
+    return false;
+  }
+
+  // The next block of the strip, a share of its lines before each half round; of large tiles only the
+  // first lines, since the lines of a wide matrix compete for the same places of the cache. Inlined by
+  // force: a function that only prefetches has no effect in the eyes of GCC, which drops calls to it.
+  TP_INLINE void prefetch(const float* const* lines, int count, int part, int parts) {
+    const int ahead = m_ < 16 ? m_ : 16;
+    for (int i = ahead * part / parts; i < ahead * (part + 1) / parts; ++i)
+      for (const float* at = lines[i] + count; at < lines[i] + 2 * count; at += 16) __builtin_prefetch(at, 0, 2);
   }
 
   void save_v16(Entry& entry, int lane, int exponent) {
@@ -219,32 +236,27 @@ class WaveSolver final : public LaneSolver {
         if (kind == TileKind::zero) ties_.push_back(entries[lane]);
         used[lane] = kind == TileKind::usable;
       }
-      const int up = used[lane] ? 11 - ((float_bits(tile_.mean) >> 23) - 127) : 0;
-      const float factor = used[lane] ? power_of_two(up) : 0.0f;
+      const int up = used[lane] ? mean_bits_ - ((float_bits(tile_.mean) >> 23) - 127) : 0;
       exponents[lane] = up - tile_.exponent;
-      if (used[lane]) {
-        cold |= !entries[lane].warm;
-        for (int i = 0; i < m_; ++i)
-          for (int j = 0; j < m_; ++j) staged[i][lane * m_ + j] = tile_.x[i * m_ + j] * factor;
-      } else {
-        for (int i = 0; i < m_; ++i)
-          for (int j = 0; j < m_; ++j) staged[i][lane * m_ + j] = 0;
-      }
+      if (!used[lane]) continue;  // what is left of an earlier tile does no harm
+      cold |= !entries[lane].warm;
+      tile_.copy_to(staged, lane, m_, power_of_two(up));
     }
-    read_scores<P>(block_, lines, m_, 1.0f, SignRule{0xffffffffu, 0});
+    read_scores<P, false>(block_, lines, m_, 1.0f, centre_, SignRule{0xffffffffu, 0});
     for (int j = 0; j < P; ++j) block_.u[j] = block_.v[j] = I16{};
     for (int lane = 0; lane < count; ++lane)
       if (used[lane] && entries[lane].warm) {
-        const double unit = power(exponents[lane]);
+        const double unit = double_power_of_two(exponents[lane]);
         for (int j = 0; j < m_; ++j)
           reinterpret_cast<std::int16_t*>(&block_.v[j])[lane] =
               static_cast<std::int16_t>(bounded(entries[lane].v[j] * unit, kBound));
       }
     if (cold)
       for (int k = 0; k < static_cast<int>(sizeof(Schedule<P>::wave) / sizeof(int)); ++k)
-        (k % 2 ? rounds_.cols : rounds_.rows)(block_, n_, m_, Schedule<P>::wave[k]);
-    for (int k = 0; k < Schedule<P>::more; ++k)
-      (k % 2 ? rounds_.cols : rounds_.rows)(block_, n_, m_, k ? kRelaxMore : 0);
+        rounds_.half[k % 2](block_, n_, m_, Schedule<P>::wave[k]);
+    constexpr int more = Schedule<P>::more;
+    for (int k = 0; k < more; ++k)
+      rounds_.half[k % 2](block_, n_, m_, k == 0 ? 15 : k < more - 3 ? 1 : 2);
     const Verdict verdict = rounds_.select(block_, n_, m_);
     for (int lane = 0; lane < count; ++lane) {
       if (!used[lane]) continue;
@@ -263,7 +275,7 @@ class WaveSolver final : public LaneSolver {
         if (job_.u) write_potentials16(entry.b, entry.down, entry.across, lane, exponents[lane]);
       } else {
         entry.warm = true;
-        const double unit = power(-exponents[lane]);
+        const double unit = double_power_of_two(-exponents[lane]);
         for (int j = 0; j < m_; ++j)
           entry.v[j] = static_cast<float>(lane_of(block_.v[j], lane) * unit);
         ties_.push_back(entry);
@@ -290,12 +302,10 @@ class WaveSolver final : public LaneSolver {
         if (!used[lane]) fall_back(entries[lane]);
       }
       exponents[lane] = kUp - tile_.exponent;
-      const float factor = used[lane] ? power_of_two(kUp) : 0.0f;
-      for (int i = 0; i < m_; ++i)
-        for (int j = 0; j < m_; ++j)
-          staged[i][lane * m_ + j] = used[lane] ? tile_.x[i * m_ + j] * factor : 0.0f;
-      if (used[lane] && entries[lane].warm) {
-        const double unit = power(exponents[lane]);
+      if (!used[lane]) continue;
+      tile_.copy_to(staged, lane, m_, power_of_two(kUp));
+      if (entries[lane].warm) {
+        const double unit = double_power_of_two(exponents[lane]);
         for (int j = 0; j < m_; ++j)
           reinterpret_cast<std::int32_t*>(&block32_.v[j])[lane] = bounded(entries[lane].v[j] * unit, kBound32);
       }
@@ -323,13 +333,16 @@ class WaveSolver final : public LaneSolver {
         commit(entries[lane], finish_.kept);
         continue;
       }
-      for (int j = 0; j < m_; ++j) finish_.v[j] = lane_of(block32_.v[j], lane);
+      for (int j = 0; j < m_; ++j) {
+        finish_.v[j] = lane_of(block32_.v[j], lane);
+        finish_.held[j] = lane_of(block32_.count[j], lane);
+      }
       for (int i = 0; i < m_; ++i) finish_.set_row(i, staged[i] + lane * m_, m_);
       const int paths = finish_.run(n_, m_, selection.tied >> lane & 1);
       ++(paths ? stats_.paths : stats_.ties);
       commit(entries[lane], finish_.kept);
       if (job_.u) {
-        const double unit = power(-exponents[lane]);
+        const double unit = double_power_of_two(-exponents[lane]);
         write_potentials(entries[lane].b, entries[lane].down, entries[lane].across,
                          [&](int i) { return finish_.row_potential(i) * unit; },
                          [&](int j) { return finish_.v[j] * unit; });
@@ -343,12 +356,6 @@ class WaveSolver final : public LaneSolver {
     return tile_.fetch(job_.scores, entry.b, entry.down * m_, entry.across * m_, m_, sign_);
   }
 
-  static double power(int exponent) {  // 2^exponent, beyond the range of floats
-    double result = 1;
-    const double step = exponent < 0 ? 0.5 : 2.0;
-    for (int k = exponent < 0 ? -exponent : exponent; k > 0; --k) result *= step;
-    return result;
-  }
   static int bounded(double x, int bound) {
     return static_cast<int>(x > bound ? bound : x < -bound ? -bound : x);
   }
@@ -382,8 +389,8 @@ class WaveSolver final : public LaneSolver {
     for (int j = 0; j < m_; ++j) job_.v[at + j] = sign * v(j);
   }
   void write_potentials16(std::int64_t b, std::int64_t down, std::int64_t across, int lane, int exponent) {
-    const double unit = power(-exponent);
-    write_potentials(b, down, across, [&](int i) { return (lane_of(block_.u[i], lane) + 0.5) * unit; },
+    const double unit = double_power_of_two(-exponent);
+    write_potentials(b, down, across, [&](int i) { return (lane_of(block_.u[i], lane) + centre_ + 0.5) * unit; },
                      [&](int j) { return lane_of(block_.v[j], lane) * unit; });
   }
 
@@ -398,6 +405,10 @@ class WaveSolver final : public LaneSolver {
         __builtin_memcpy(bits, &bytes, sizeof bytes);
       } else if (P == 16 && m_ == 16) {
         __builtin_memcpy(bits, kept, sizeof(I16));
+      } else if (m_ == P && P >= 32) {
+        I16 words[kWords];
+        interleave<kWords>(kept, words);
+        __builtin_memcpy(bits, words, sizeof words);
       } else {
         for (auto& word : bits) word = 0;
         for (int lane = 0, at = 0; lane < kLanes16; ++lane, at += m_) {
@@ -441,6 +452,9 @@ class WaveSolver final : public LaneSolver {
   const int n_;
   const SignRule sign_;
   const Rounds<P> rounds_;
+  // The mean magnitude becomes 2^mean_bits_ to twice that, and `centre_` about the middle of the
+  // scores: thresholds are then small, which leaves room for finer steps.
+  const int mean_bits_, centre_;
   const std::int64_t down_, across_;
   const bool direct_;
   LaneStats stats_;
@@ -450,8 +464,9 @@ class WaveSolver final : public LaneSolver {
   Finish<P> finish_;
   Tile<P> tile_;
   Wave wave_[kWaves];
+  int exponent_ = 0;  // scores were last scaled by 2^exponent_
   int waves_ = 0;
-  Floats lines_, converted_;
+  FloatArray lines_, converted_;
   std::vector<Entry> compact_, ties_, late_;
 };
 
