@@ -216,7 +216,9 @@ def test_tiles_are_independent(row: Row, data: st.DataObject) -> None:
     if row.optimal:
         values = block.double()
         scale = values[alone].abs().sum().item()
-        assert values[held].sum().item() == pytest.approx(values[alone].sum().item(), abs=2e-6 * scale)
+        assert values[held].sum().item() == pytest.approx(
+            values[alone].sum().item(), abs=2e-6 * scale
+        )
 
 
 @transposable_row
