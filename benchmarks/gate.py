@@ -12,7 +12,8 @@ from typing import Any, Final, Protocol
 import torch
 
 import transposable
-from benchmarks.inputs import HOSTILE, as_matrix, as_tiles
+from benchmarks.families import HOSTILE
+from benchmarks.inputs import as_matrix, as_tiles
 from benchmarks.peers.ortools_flow import optimal_masks
 from benchmarks.quality import kept_per_tile, most_and_exact
 from transposable import Mask, Pattern, Solution
@@ -90,7 +91,7 @@ def check_families(
     m = pattern.m
     generator = torch.Generator().manual_seed(seed)
     for name, make in HOSTILE.items():
-        tiles = make(strips * ACROSS, m, generator)
+        tiles = make(strips * ACROSS, m, m, generator)
         matrix = as_matrix(tiles, ACROSS)
         optimum = kept_per_tile(matrix, as_matrix(_oracle(tiles.abs(), pattern.n), ACROSS), m)
         where = f"family {name!r}, {pattern}"

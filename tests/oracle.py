@@ -22,9 +22,13 @@ INFINITE = 2**14
 
 def optimal_mask(scores: NDArray[np.floating], n: int, m: int) -> NDArray[np.bool_]:
     """The best mask [rows, cols] of one tile; cropped if rows or cols is less than m."""
-    rows, cols = scores.shape
-    full = rows == cols == m
-    costs = -quantise(scores).reshape(-1)
+    return best_flow(quantise(scores), n, full=scores.shape == (m, m))
+
+
+def best_flow(values: NDArray[np.int64], n: int, *, full: bool) -> NDArray[np.bool_]:
+    """The mask of the largest sum of integers: n per line if full, else at most n."""
+    rows, cols = values.shape
+    costs = -values.reshape(-1)
     source, sink = rows + cols, rows + cols + 1
     flow = min_cost_flow.SimpleMinCostFlow()
     arcs = flow.add_arcs_with_capacity_and_unit_cost(
@@ -39,7 +43,7 @@ def optimal_mask(scores: NDArray[np.floating], n: int, m: int) -> NDArray[np.boo
         ),
         np.concatenate([costs, np.zeros(rows + cols, np.int64)]),
     )
-    units = n * (m if full else max(rows, cols))
+    units = n * max(rows, cols)
     if not full:
         flow.add_arc_with_capacity_and_unit_cost(source, sink, units, 0)
     flow.set_node_supply(source, units)

@@ -15,12 +15,10 @@ import pytest
 from transposable import _core
 
 VARIABLE = "TRANSPOSABLE_ISA"
-HAS_PATHS = hasattr(_core, "isa") and hasattr(_core, "isas")
 # The active path is what test_exact.py itself runs.
-OTHERS = [path for path in _core.isas() if path != _core.isa()] if HAS_PATHS else []
+OTHERS = [path for path in _core.isas() if path != _core.isa()]
 
 
-@pytest.mark.skipif(not HAS_PATHS, reason="the native core has one path only: no _core.isas()")
 def test_the_paths_of_this_machine() -> None:
     assert "baseline" in _core.isas()
     assert _core.isa() in _core.isas()
@@ -28,7 +26,6 @@ def test_the_paths_of_this_machine() -> None:
     assert wanted is None or _core.isa() == wanted
 
 
-@pytest.mark.skipif(not HAS_PATHS, reason="the native core has one path only: no _core.isas()")
 def test_a_path_that_is_none() -> None:
     code = "import torch, transposable; transposable.find_mask(torch.ones(4, 4), '2:4T')"
     done = subprocess.run(

@@ -15,9 +15,10 @@ import torch
 
 import transposable
 from benchmarks import gate, isolated, solve, tables, targets
+from benchmarks.families import HOSTILE
 from benchmarks.gate import Candidate, GateError, GateReport
 from benchmarks.harness import Contender, Sample, Series, interleave, ratio, timed
-from benchmarks.inputs import HOSTILE, as_matrix, as_tiles
+from benchmarks.inputs import as_matrix, as_tiles
 from benchmarks.peers import PEERS
 from benchmarks.peers.base import Peer, integer_scores
 from benchmarks.peers.ortools_flow import optimal_masks
@@ -233,7 +234,7 @@ def test_quality_of_a_known_mask() -> None:
 
 @pytest.mark.parametrize("family", sorted(HOSTILE))
 def test_integer_scores_keep_the_order_and_the_top_bits(family: str) -> None:
-    tiles = HOSTILE[family](3, 4, torch.Generator().manual_seed(0))
+    tiles = HOSTILE[family](3, 4, 4, torch.Generator().manual_seed(0))
     integers = integer_scores(tiles, 44).double()
     largest = tiles.double().abs().amax((1, 2), keepdim=True)
     assert integers.abs().max() <= 2**44

@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from strategies import make_scores
+from score_families import make_scores
 from transposable import Entropic, Greedy, RowWise, TwoApprox, _core, solve
 
 OTHERS = [path for path in _core.isas() if path != _core.isa()]
@@ -19,7 +19,7 @@ OTHERS = [path for path in _core.isas() if path != _core.isa()]
 def outcomes() -> dict[str, list[float | str]]:
     """Objective and packed mask of every approximation on the active path."""
     found: dict[str, list[float | str]] = {}
-    for family in ("gaussian", "grid", "signed", "huge"):
+    for family in ("|gaussian|", "|ties|", "gaussian", "|huge 1e38|"):
         scores = make_scores(family, 61, 83, 11)
         for pattern in ("2:4T", "3:7T", "4:8T", "8:16T", "16:32T"):
             for solver in (TwoApprox(), TwoApprox(repair=True), Greedy(), Entropic()):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from strategies import make_scores, scores, tiles
+from score_families import make_scores
+from strategies import scores, tiles
 from transposable import Entropic, Exact, Greedy, SolverError, solve
 
 
@@ -20,12 +21,12 @@ def loss(matrix: torch.Tensor, pattern: str, solver: Entropic | Greedy) -> float
     ("pattern", "most"), [("2:4T", 0.004), ("4:8T", 0.02), ("8:16T", 0.04), ("4:16T", 0.08)]
 )
 def test_error_on_gaussian_tiles(pattern: str, most: float) -> None:
-    matrix = make_scores("gaussian", 512, 512, 1)
+    matrix = make_scores("|gaussian|", 512, 512, 1)
     assert 0 <= loss(matrix, pattern, Entropic()) < most
 
 
 def test_more_iterations_and_a_larger_tau_come_closer() -> None:
-    matrix = make_scores("gaussian", 256, 256, 2)
+    matrix = make_scores("|gaussian|", 256, 256, 2)
     losses = [
         loss(matrix, "4:8T", Entropic(iterations=i, tau=t, sweeps=0))
         for i, t in ((10, 4.0), (100, 12.0), (800, 40.0))
@@ -36,7 +37,7 @@ def test_more_iterations_and_a_larger_tau_come_closer() -> None:
 def test_it_adapts_to_columns_that_greed_gets_wrong() -> None:
     """Offsets of columns change no difference between masks, but they do mislead a greedy walk."""
     offsets = 20 * torch.arange(64.0).remainder(8)
-    matrix = make_scores("gaussian", 64, 64, 3) + offsets
+    matrix = make_scores("|gaussian|", 64, 64, 3) + offsets
     entropic, greedy = (
         solve(matrix, "4:8T", s).objective for s in (Entropic(sweeps=0), Greedy(sweeps=0))
     )
@@ -56,7 +57,7 @@ def test_every_family_stays_close(matrix: torch.Tensor) -> None:
 
 
 @settings(max_examples=40)
-@given(matrix=scores(3, ("gaussian", "signed", "grid", "row scales")))
+@given(matrix=scores(3, ("|gaussian|", "gaussian", "|ties|", "|row scales|")))
 def test_a_cropped_tile_is_filled_without_local_search(matrix: torch.Tensor) -> None:
     """Rounding takes every entry that fits and does not lose, whatever its potential."""
     kept = solve(matrix, "2:4T", Entropic(sweeps=0)).mask.tensor

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strategies import FAMILIES, make_scores
+from score_families import make_scores
+from strategies import FAMILIES
 from transposable import RowWise, ScoresError, Sequential, Unstructured, find_mask, solve
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -46,7 +47,7 @@ def test_row_wise(family: str, m: int, dtype: torch.dtype, data: st.DataObject) 
 @pytest.mark.parametrize("m", [4, 8, 16, 32])
 def test_long_rows_and_both_zeros(m: int) -> None:
     """Rows longer than one segment; -0.0 and 0.0 are equal, so the lower index stays."""
-    scores = make_scores("grid", 3, 5000, 1) * torch.where(torch.arange(5000) % 3 > 0, 1.0, -1.0)
+    scores = make_scores("|ties|", 3, 5000, 1) * torch.where(torch.arange(5000) % 3 > 0, 1.0, -1.0)
     kept = solve(scores, f"{m // 2}:{m}", RowWise()).mask.tensor
     assert kept.tolist() == [plain(line, m // 2, m) for line in scores.tolist()]
 
