@@ -130,6 +130,9 @@ class App(click.Group):
         """Run the command line; exits with the documented codes."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, False, **extra)
+        # Read when torch is loaded, which is later. By default its threads spin while they wait for
+        # each other: with another busy process beside them, ten times the time of the work itself.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         state = State()
         try:
             with catching_signals():

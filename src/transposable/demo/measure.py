@@ -142,9 +142,10 @@ def measure(
         note: is told what happens next.
     """
     threads = torch.get_num_threads() if threads is None else threads
-    # The checks are many small tensor operations: a second thread gains them little on an idle
-    # machine and costs them several times over on a busy one, where it spins at every barrier.
-    with _torch_threads(1):
+    # Torch's own operations here are many and small: a second thread gains them little on an idle
+    # machine and costs them several times over on a busy one, where it spins at every barrier. The
+    # native solvers get their threads by argument.
+    with _one_torch_thread():
         return _measure(encoder, sentences, threads, budget, note)
 
 
@@ -241,8 +242,7 @@ def _too_slow(
     part = next(iter(weights.values()))[:_PROBE_ROWS]
     try:
         started = time.perf_counter()
-        with _torch_threads(threads):
-            find_mask(part, pattern, solver=solver, threads=threads)
+        find_mask(part, pattern, solver=solver, threads=threads)
         seconds = time.perf_counter() - started
     except SolverError as error:
         return str(error)
@@ -258,12 +258,11 @@ def _prune(
     """The masks of all layers and the seconds each took."""
     # Threads are started and code is paged in on the first call, which belongs to no layer.
     masks, seconds = {}, {}
-    with _torch_threads(threads):
-        find_mask(next(iter(weights.values())), pattern, solver=solver, threads=threads)
-        for name, weight in weights.items():
-            started = time.perf_counter()
-            masks[name] = find_mask(weight, pattern, solver=solver, threads=threads)
-            seconds[name] = time.perf_counter() - started
+    find_mask(next(iter(weights.values())), pattern, solver=solver, threads=threads)
+    for name, weight in weights.items():
+        started = time.perf_counter()
+        masks[name] = find_mask(weight, pattern, solver=solver, threads=threads)
+        seconds[name] = time.perf_counter() - started
     return masks, seconds
 
 
@@ -295,10 +294,10 @@ def _layer(
 
 
 @contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
-    """Torch's own operations on this many threads inside the block."""
+def _one_torch_thread() -> Iterator[None]:
+    """Torch's own operations on one thread inside the block."""
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
