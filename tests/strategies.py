@@ -10,6 +10,8 @@ from score_families import make_scores
 
 NON_NEGATIVE = tuple(f"|{name}|" for name in HOSTILE)
 FAMILIES = (*HOSTILE, *NON_NEGATIVE, "-|gaussian|")
+WALKED = ("|gaussian|", "|ties|", "gaussian", "zeros", "|outlier 1e8|", "|denormals|")
+"""For walks in order of the scores, against plain Python."""
 
 SEEDS = st.integers(0, 2**31)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.tables import BEGIN, END
 from transposable.solvers import SOLVERS
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +56,12 @@ def test_links_lead_to_files(document: Path) -> None:
 def test_every_solver_is_described() -> None:
     text = (ROOT / "docs" / "solvers.md").read_text(encoding="utf-8")
     assert [name for name in SOLVERS if f"`{name}`" not in text] == []
+
+
+def test_the_benchmark_finds_its_place_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.count(BEGIN) == text.count(END) == 1
+    assert text.index(BEGIN) < text.index(END)
 
 
 @pytest.mark.parametrize("document", ["README.md", "experiments/one_shot/README.md"])

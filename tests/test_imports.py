@@ -16,10 +16,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 def test_import_is_light_and_silent(tmp_path: Path) -> None:
-    """From an empty directory: no heavy module, no warning, no output, no file."""
+    """From an empty directory: no heavy module, not even torch; no warning, no output, no file."""
     code = (
         "import sys, transposable\n"
-        "heavy = {'triton', 'transformers', 'matplotlib', 'ortools', 'scipy', 'pandas'}\n"
+        "heavy = {'torch', 'numpy', 'triton', 'transformers', 'matplotlib', 'ortools', 'scipy'}\n"
         "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or None)"
     )
     done = subprocess.run(
@@ -31,6 +31,24 @@ def test_import_is_light_and_silent(tmp_path: Path) -> None:
     )
     assert not list(tmp_path.iterdir())
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", transposable.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    value = getattr(transposable, name)
+    assert name in dir(transposable)
+    assert name == "__version__" or value.__module__.startswith("transposable.")
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(AttributeError, match="nosuch"):
+        transposable.nosuch  # noqa: B018
+
+
+def test_a_star_import_loads_every_name() -> None:
+    names: dict[str, object] = {}
+    exec("from transposable import *", names)
+    assert set(transposable.__all__) <= set(names)
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

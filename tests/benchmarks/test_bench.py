@@ -6,7 +6,7 @@ import dataclasses
 import json
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,6 @@ from benchmarks.quality import compare, kept_per_tile
 from transposable import Mask, Pattern, Solution
 
 QUICK = ["--quick", "--size", "256", "--patterns", "4:8"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in the benchmark; small tensors on many threads wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 
-HEAVY = ("triton", "transformers", "matplotlib", "ortools", "networkx.algorithms.flow", "pytest")
+HEAVY = (
+    "torch",
+    "triton",
+    "transformers",
+    "matplotlib",
+    "ortools",
+    "networkx.algorithms.flow",
+    "pytest",
+)
 
 
 def main() -> None:
@@ -41,6 +50,10 @@ def main() -> None:
     assert solution.mask.violations() == 0
     assert solution.potentials is not None
     assert transposable.certify(scores, solution.mask, solution.potentials)
+
+    command = [Path(sys.executable).with_name("transposable"), "solvers"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "two_approx" in done.stdout, done
     print(f"wheel-test: ok (version {transposable.__version__} in an empty environment)")
 
 
