@@ -1,6 +1,7 @@
 // Objective and dual bound of given masks, in double precision.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <mutex>
 
 #include "exact.hpp"
@@ -26,39 +27,59 @@ DualBound dual_bound(const Scores& scores, int n, int m, int threads, const std:
           const int cols = static_cast<int>(std::min<std::int64_t>(m, scores.cols - col0));
           const bool full = rows == m && cols == m;
           double largest = 0;
-          bool infinite = false;
           for (int i = 0; i < rows; ++i)
             for (int j = 0; j < cols; ++j) {
               a[i][j] = scores.at(b, row0 + i, col0 + j);
-              if (std::isinf(a[i][j]))
-                infinite = true;
-              else
-                largest = std::max(largest, std::fabs(a[i][j]));
+              if (!std::isinf(a[i][j])) largest = std::max(largest, std::fabs(a[i][j]));
             }
-          if (infinite) {
-            const double stand_in = std::ldexp(largest > 0 ? largest : 1.0, kInfinityBits);
-            for (int i = 0; i < rows; ++i)
-              for (int j = 0; j < cols; ++j)
-                if (std::isinf(a[i][j])) a[i][j] = std::copysign(stand_in, a[i][j]);
-          }
+          if (largest == 0) largest = 1;
+          // All in units of 2^exponent, near the largest score: sums neither overflow nor vanish.
+          // The power of two is applied in two halves, either of which is a double.
+          const int exponent = std::ilogb(largest);
+          const double half = std::ldexp(1.0, -exponent / 2);
+          const double rest = std::ldexp(1.0, -exponent - (-exponent / 2));
+          auto units = [half, rest](double x) { return x * half * rest; };
+          const double stand_in = std::ldexp(units(largest), kInfinityBits);
           const double* tu = u + (strip * across + t) * m;
           const double* tv = v + (strip * across + t) * m;
           // Potentials of a cropped tile must be non-negative; raising them keeps the bound valid.
-          auto potential = [full](double x) { return full ? x : std::max(x, 0.0); };
-          double dual = 0, primal = 0, scale = 0;
-          for (int j = 0; j < cols; ++j) dual += n * potential(tv[j]);
+          auto potential = [&](double x) { return full ? units(x) : std::max(units(x), 0.0); };
+          // gap = dual - primal without the cancellation of that difference: what complementary
+          // slackness is short of, and potentials of lines that keep fewer than n.
+          double gap = 0, primal = 0, scale = 0, pv[64];
+          int held[64] = {};
+          bool infinite = false;
+          for (int j = 0; j < cols; ++j) pv[j] = potential(tv[j]);
           for (int i = 0; i < rows; ++i) {
-            dual += n * potential(tu[i]);
+            const double pu = potential(tu[i]);
             const std::uint8_t* kept = mask + (b * scores.rows + row0 + i) * scores.cols + col0;
+            int count = 0;
             for (int j = 0; j < cols; ++j) {
-              dual += std::max(0.0, a[i][j] - potential(tu[i]) - potential(tv[j]));
-              primal += kept[j] ? a[i][j] : 0;
-              scale += kept[j] ? std::fabs(a[i][j]) : 0;
+              const bool endless = std::isinf(a[i][j]);
+              const double x = endless ? std::copysign(stand_in, a[i][j]) : units(a[i][j]);
+              const double reduced = x - pu - pv[j];
+              infinite |= endless;
+              if (kept[j]) {
+                if (!(reduced >= 0)) gap -= reduced;
+                primal += x;
+                if (!endless) scale += std::fabs(x);
+                ++held[j];
+                ++count;
+              } else if (!(reduced <= 0)) {
+                gap += reduced;
+              }
             }
+            gap += pu * (n - count);
           }
-          part.value += dual;
-          if (dual > primal)
-            part.worst_gap = std::max(part.worst_gap, (dual - primal) / std::max(scale, 1e-300));
+          for (int j = 0; j < cols; ++j) gap += pv[j] * (n - held[j]);
+          // Infinite scores must not hide a gap among the finite ones; and signed scores may sum to
+          // next to nothing, but a gap below 1e-12 of the largest is rounding.
+          scale = std::max(scale, infinite ? 1.0 : 0x1p-20);
+          part.value += std::ldexp(primal + gap, exponent);
+          if (std::isnan(gap))
+            part.worst_gap = std::numeric_limits<double>::infinity();
+          else if (gap > 0)
+            part.worst_gap = std::max(part.worst_gap, gap / scale);
         }
       }
       const std::lock_guard lock(guard);

@@ -1,7 +1,9 @@
 #include "exact.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
+#include <vector>
 
 #include "fixed_point.hpp"
 #include "flow_tile.hpp"
@@ -28,7 +30,14 @@ class WideSolver final : public TileFallback {
              double* v)
       : scores_(scores), grid_(scores, options.m), n_(options.n), mask_(mask), u_(u), v_(v) {}
 
+  // Before the lanes get strips [first, last).
+  void expect(std::int64_t first, std::int64_t last) {
+    first_ = first;
+    if (!scores_.magnitude) solved_.assign(static_cast<std::size_t>((last - first) * grid_.across), false);
+  }
+
   void solve(std::int64_t b, std::int64_t down, std::int64_t across) override {
+    if (!solved_.empty()) solved_[at(b * grid_.down + down, across)] = true;
     const int m = grid_.m;
     const std::int64_t row0 = down * m, col0 = across * m;
     const int rows = static_cast<int>(std::min<std::int64_t>(m, grid_.rows - row0));
@@ -48,9 +57,9 @@ class WideSolver final : public TileFallback {
         mask_[(b * grid_.rows + row0 + i) * grid_.cols + col0 + j] =
             (swap ? flow_.kept(j) >> i : flow_.kept(i) >> j) & 1;
     if (!u_) return;
-    const std::int64_t at = ((b * grid_.down + down) * grid_.across + across) * m;
-    for (int i = 0; i < rows; ++i) u_[at + i] = tile_.to_score(swap ? flow_.v(i) : flow_.u(i));
-    for (int j = 0; j < cols; ++j) v_[at + j] = tile_.to_score(swap ? flow_.u(j) : flow_.v(j));
+    const std::int64_t to = ((b * grid_.down + down) * grid_.across + across) * m;
+    for (int i = 0; i < rows; ++i) u_[to + i] = tile_.to_score(swap ? flow_.v(i) : flow_.u(i));
+    for (int j = 0; j < cols; ++j) v_[to + j] = tile_.to_score(swap ? flow_.u(j) : flow_.v(j));
   }
 
   // The tiles of a strip that a ragged edge crops.
@@ -61,9 +70,46 @@ class WideSolver final : public TileFallback {
     for (std::int64_t across = first; across < grid_.across; ++across) solve(b, down, across);
   }
 
+  // Full tiles of a strip that the lanes solved too coarsely. Their integers are precise relative to
+  // the largest score, and so to the sum of magnitudes; but signed scores may keep far less than
+  // that, as when the largest one is negative.
+  void solve_uneven(std::int64_t strip) {
+    if (scores_.magnitude) return;
+    const std::int64_t b = strip / grid_.down, down = strip % grid_.down;
+    if ((down + 1) * grid_.m > grid_.rows) return;
+    for (std::int64_t across = 0; across < grid_.cols / grid_.m; ++across)
+      if (!solved_[at(strip, across)] && uneven(b, down, across)) solve(b, down, across);
+  }
+
   const ExactStats& stats() const { return stats_; }
 
  private:
+  std::size_t at(std::int64_t strip, std::int64_t across) const {
+    return static_cast<std::size_t>((strip - first_) * grid_.across + across);
+  }
+
+  // Whether the rounding of the lanes could cost more than half the tolerance of 1e-6. They round a
+  // score by at most 2^-26 of the largest, and doubles to float by another 2^-25.
+  bool uneven(std::int64_t b, std::int64_t down, std::int64_t across) const {
+    const int m = grid_.m;
+    double largest = 0, kept = 0;
+    bool negative = false;
+    for (int i = 0; i < m; ++i) {
+      const std::int64_t row = down * m + i, col = across * m;
+      const std::uint8_t* const mask = mask_ + (b * grid_.rows + row) * grid_.cols + col;
+      for (int j = 0; j < m; ++j) {
+        const double x = scores_.raw(b, row, col + j);
+        negative |= x < 0;
+        largest = std::max(largest, std::fabs(x));
+        kept += mask[j] ? std::fabs(x) : 0;
+      }
+    }
+    const double rounding = scores_.dtype == DType::f64 ? 0x3p-26 : 0x1p-26;
+    return negative && m * std::max(2 * n_, m) * rounding * largest > 0.5e-6 * kept;
+  }
+
+  std::vector<bool> solved_;  // signed scores only: tiles of strips first_ .. that are done
+  std::int64_t first_ = 0;
   const Scores scores_;
   const Grid grid_;
   const int n_;
@@ -82,8 +128,12 @@ class Worker {
         lanes_(active_engine().make(job, *wide_)) {}
 
   void operator()(std::int64_t first, std::int64_t last) {
+    wide_->expect(first, last);
     lanes_->solve(first, last);
-    for (std::int64_t strip = first; strip < last; ++strip) wide_->solve_cropped(strip);
+    for (std::int64_t strip = first; strip < last; ++strip) {
+      wide_->solve_uneven(strip);
+      wide_->solve_cropped(strip);
+    }
   }
 
   void add_to(ExactStats& total) const {

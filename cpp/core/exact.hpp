@@ -35,7 +35,7 @@ ExactStats solve_exact(const Scores& scores, const ExactOptions& options, std::u
 
 struct DualBound {
   double value;      // sum over tiles of N sum u + N sum v + sum max(0, a - u - v)
-  double worst_gap;  // largest (dual - primal) / sum of kept |a| of one tile
+  double worst_gap;  // largest (dual - primal) / sum of finite kept |a| of one tile
 };
 
 DualBound dual_bound(const Scores& scores, int n, int m, int threads, const std::uint8_t* mask,

@@ -48,9 +48,11 @@ struct FixedTile {
     exponent = top - (infinite ? 50 - kInfinityBits : 50);
     for (int i = 0; i < rows; ++i)
       for (int j = 0; j < cols; ++j) {
-        double x = scores.at(b, row0 + i, col0 + j);
-        if (std::isinf(x)) x = std::copysign(1.0, x) * std::ldexp(largest, kInfinityBits);
-        const std::int64_t q = std::llrint(std::ldexp(x, -exponent));
+        const double x = scores.at(b, row0 + i, col0 + j);
+        const std::int64_t q =
+            std::isinf(x)  // one shift by the sum: 2^14 times a large double is none any more
+                ? std::llrint(std::ldexp(std::copysign(largest, x), kInfinityBits - exponent))
+                : std::llrint(std::ldexp(x, -exponent));
         a[transposed ? j * FlowTile::kMax + i : i * FlowTile::kMax + j] = q;
       }
   }

@@ -2,50 +2,67 @@
 
 from __future__ import annotations
 
-from transposable.api import find_mask, solve
-from transposable.certificate import Certificate, Potentials, certify
-from transposable.errors import (
-    DeviceError,
-    FileError,
-    LayoutError,
-    MaskError,
-    NoEffectWarning,
-    PatternError,
-    ScoresError,
-    SelectionError,
-    SolverError,
-    TransposableError,
-)
-from transposable.layout import Layout
-from transposable.mask import Mask
-from transposable.pattern import Pattern
-from transposable.solution import Solution, Status
-from transposable.solvers import (
-    Auto,
-    Exact,
-    RowWise,
-    Sequential,
-    Solver,
-    Unstructured,
-)
-from transposable.verification import Report, verify
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from transposable._version import __version__
+
+if TYPE_CHECKING:
+    from transposable.api import find_mask, solve
+    from transposable.certificate import Certificate, Potentials, certify
+    from transposable.errors import (
+        DependencyError,
+        DeviceError,
+        FileError,
+        LayoutError,
+        MaskError,
+        NoEffectWarning,
+        OutputError,
+        PatternError,
+        ScoresError,
+        SelectionError,
+        SolverError,
+        TransposableError,
+    )
+    from transposable.layout import Layout
+    from transposable.mask import Mask
+    from transposable.pattern import Pattern
+    from transposable.solution import Solution, Status
+    from transposable.solvers import (
+        Auto,
+        Entropic,
+        Exact,
+        Exhaustive,
+        Greedy,
+        Reference,
+        RowWise,
+        Sequential,
+        Solver,
+        TwoApprox,
+        Unstructured,
+    )
+    from transposable.verification import Report, verify
 
 __all__ = [
     "Auto",
     "Certificate",
+    "DependencyError",
     "DeviceError",
+    "Entropic",
     "Exact",
+    "Exhaustive",
     "FileError",
+    "Greedy",
     "Layout",
     "LayoutError",
     "Mask",
     "MaskError",
     "NoEffectWarning",
+    "OutputError",
     "Pattern",
     "PatternError",
     "Potentials",
+    "Reference",
     "Report",
     "RowWise",
     "ScoresError",
@@ -56,6 +73,7 @@ __all__ = [
     "SolverError",
     "Status",
     "TransposableError",
+    "TwoApprox",
     "Unstructured",
     "__version__",
     "certify",
@@ -63,3 +81,30 @@ __all__ = [
     "solve",
     "verify",
 ]
+
+_HOMES = (
+    "errors",
+    "pattern",
+    "layout",
+    "verification",
+    "mask",
+    "certificate",
+    "solution",
+    "solvers",
+    "api",
+)
+
+
+def __getattr__(name: str) -> Any:
+    # Public names load on first use: torch takes seconds, and neither `transposable --help` nor an
+    # interruption while it loads should wait for it.
+    if name in __all__:
+        for home in _HOMES:
+            module = import_module(f"{__name__}.{home}")
+            if hasattr(module, name):
+                return globals().setdefault(name, getattr(module, name))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -13,9 +13,12 @@ from transposable.errors import ScoresError, SolverError
 from transposable.layout import Layout, LayoutName
 from transposable.mask import Mask
 from transposable.pattern import Pattern
-from transposable.problem import Problem
+from transposable.problem import NanScoreError, Problem
 from transposable.solution import Solution, Status
-from transposable.solvers import Auto, Solver, make_solver
+from transposable.solvers import Auto, Outcome, Solver, make_solver
+
+MAX_THREADS: Final = 1024
+"""More is taken for a mistake: every thread is really started."""
 
 
 def find_mask(
@@ -61,7 +64,7 @@ def find_mask(
     chosen, problem, read, tensor = _prepare(
         "find_mask", weight, pattern, solver, scores, layout, groups, threads
     )
-    outcome = chosen.run(problem, certify=False)
+    outcome = _run("find_mask", chosen, problem, read, tensor, certify=False)
     return _mask(outcome.kept, problem, read, tensor, weight)
 
 
@@ -102,7 +105,7 @@ def solve(
         "solve", scores, pattern, solver, scores, layout, groups, threads
     )
     started = time.perf_counter()
-    outcome = chosen.run(problem, certify=True)
+    outcome = _run("solve", chosen, problem, read, tensor, certify=True)
     seconds = time.perf_counter() - started
     mask = _mask(outcome.kept, problem, read, tensor, scores)
     objective = _core.kept_sum(problem.matrices, outcome.kept, problem.magnitude, problem.threads)
@@ -147,8 +150,8 @@ def _prepare(
         chosen = chosen.choose(parsed)
     if not chosen.accepts(parsed):
         raise SolverError(
-            f"{operation}: solver {chosen.name!r} does not find masks of pattern {parsed} (it accepts "
-            f"{' and '.join(chosen.structures)} patterns); use solver='auto', which takes "
+            f"{operation}: solver {chosen.name!r} does not find masks of pattern {parsed} (it "
+            f"accepts {' and '.join(chosen.structures)} patterns); use solver='auto', which takes "
             f"{Auto().choose(parsed).name!r} here"
         )
     tensor = to_scores(weight, operation)
@@ -165,15 +168,38 @@ def _prepare(
         tensor = given
     if threads is None:
         threads = torch.get_num_threads()
-    elif isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+    elif (
+        isinstance(threads, bool)
+        or not isinstance(threads, int)
+        or not (1 <= threads <= MAX_THREADS)
+    ):
         raise SolverError(
-            f"{operation}: received threads={threads!r}; it must be an integer >= 1; leave it out to "
-            "use torch.get_num_threads()"
+            f"{operation}: received threads={threads!r}; it must be an integer from 1 to "
+            f"{MAX_THREADS}; leave it out to use torch.get_num_threads()"
         )
     problem = Problem(read.matrices(tensor), parsed, magnitude, threads)
-    if not chosen.checks_nan:
-        problem.check_nan(operation)
     return chosen, problem, read, tensor
+
+
+def _run(
+    operation: str,
+    chosen: Solver,
+    problem: Problem,
+    read: Layout,
+    tensor: torch.Tensor,
+    *,
+    certify: bool,
+) -> Outcome:
+    try:
+        if not chosen.checks_nan:
+            problem.check_nan()
+        return chosen.run(problem, certify=certify)
+    except NanScoreError as error:
+        raise ScoresError(
+            f"{operation}: the score at index {read.index(error.place, tensor.shape)} of shape "
+            f"{tuple(tensor.shape)} is NaN; scores must be numbers (infinities are allowed); find "
+            "where the NaN comes from, or replace it with torch.nan_to_num"
+        ) from None
 
 
 def _mask(

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from torch.utils.dlpack import from_dlpack
 
 from transposable.errors import DeviceError, ScoresError
 
@@ -25,7 +26,7 @@ def to_tensor(array: Any, operation: str) -> torch.Tensor:
         tensor = _from_numpy(array, operation)
     elif hasattr(array, "__dlpack__"):
         try:
-            tensor = torch.from_dlpack(array)
+            tensor = from_dlpack(array)
         except (TypeError, BufferError, RuntimeError, ValueError) as error:
             raise ScoresError(
                 f"{operation}: {type(array).__name__} could not be read through DLPack ({error}); "
@@ -46,7 +47,8 @@ def to_tensor(array: Any, operation: str) -> torch.Tensor:
             f"{operation}: received a tensor on {tensor.device}; this operation runs on the CPU; "
             "call .cpu() first"
         )
-    return tensor
+    # A lazily negated view (the imaginary part of a conjugate): its memory holds the other sign.
+    return tensor.resolve_neg()
 
 
 def to_scores(array: Any, operation: str) -> torch.Tensor:
@@ -83,13 +85,16 @@ def like(tensor: torch.Tensor, array: Any) -> Any:
 def _from_numpy(array: np.ndarray[Any, Any], operation: str) -> torch.Tensor:
     if array.dtype.name == "bfloat16":  # ml_dtypes; numpy itself has no bfloat16
         return _from_numpy(array.view(np.uint16), operation).view(torch.bfloat16)
-    if any(stride < 0 for stride in array.strides) or not array.dtype.isnative:
+    # torch has no negative strides, no strides of part of an element (a field of a record), and no
+    # foreign byte order.
+    odd = any(stride < 0 or stride % array.itemsize for stride in array.strides if array.itemsize)
+    if odd or not array.dtype.isnative:
         array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     try:
         # A read-only array would make torch warn about writes; nothing here writes to its input.
-        return torch.from_dlpack(array) if array.flags.writeable else torch.from_numpy(array.copy())
+        return from_dlpack(array) if array.flags.writeable else torch.from_numpy(array.copy())
     except (TypeError, BufferError, RuntimeError) as error:
         raise ScoresError(
-            f"{operation}: received a numpy array of dtype {array.dtype}; float32, float64, float16 "
-            "or bfloat16 is needed; convert it first with .astype(np.float32)"
+            f"{operation}: received a numpy array of dtype {array.dtype}; float32, float64, "
+            "float16 or bfloat16 is needed; convert it first with .astype(np.float32)"
         ) from error

@@ -1,13 +1,15 @@
 """An independent proof of optimality: feasibility, primal = dual, complementary slackness.
 
-Nothing here calls a solver, native code included: plain torch in float64.
+Nothing here calls a solver, native code included: plain torch and numpy in float64.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import torch
 
 from transposable.arrays import to_scores
@@ -15,6 +17,9 @@ from transposable.errors import MaskError, ScoresError
 from transposable.layout import Layout, LayoutName, blocks
 from transposable.mask import Mask
 from transposable.problem import infinite_stand_in
+
+SIGNED_FLOOR: Final = 2.0**-20
+"""A tile's gap is relative to at least this share of its largest score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,9 @@ class Certificate:
         feasible: full tiles keep exactly N per row and column, ragged ones at most N.
         objective: sum of the kept scores.
         bound: dual value, which no mask exceeds.
-        gap: (bound - objective) / scale over all tiles, where scale is the sum of kept magnitudes.
+        gap: (bound - objective) / scale over all tiles, where scale is the sum of the finite kept
+            magnitudes, but at least 2^-20 of the largest finite magnitude of its tile, and all of
+            it in a tile that has infinite scores.
         worst_gap: the largest gap of a single tile.
         worst_slackness: largest violation of complementary slackness, relative to the largest
             score of its tile: a kept score below u + v, or a pruned one above it.
@@ -110,8 +117,8 @@ def certify(
     pattern = mask.pattern
     if not pattern.transposable:
         raise MaskError(
-            f"certify: received a mask with pattern {pattern}; the certificate is one of transposable "
-            "masks; use verify() for other patterns"
+            f"certify: received a mask with pattern {pattern}; the certificate is one of "
+            "transposable masks; use verify() for other patterns"
         )
     tensor = to_scores(scores, "certify")
     if tensor.shape != mask.shape:
@@ -127,8 +134,8 @@ def certify(
     for name, potential in (("rows", potentials.rows), ("cols", potentials.cols)):
         if tuple(potential.shape) != expected:
             raise MaskError(
-                f"certify: potentials.{name} has shape {tuple(potential.shape)}; {expected} is needed "
-                f"for {pattern} on {tuple(mask.shape)}; pass the potentials of this solution"
+                f"certify: potentials.{name} has shape {tuple(potential.shape)}; {expected} is "
+                f"needed for {pattern} on {tuple(mask.shape)}; pass the potentials of this solution"
             )
     total = _Totals()
     for b in range(batch):
@@ -149,7 +156,7 @@ class _Totals:
 
     def __init__(self) -> None:
         self.feasible = True
-        self.objective = self.bound = self.scale = 0.0
+        self.objective = self.bound = self.gap = self.scale = 0.0
         self.worst_gap = self.worst_slackness = 0.0
         self.tiles = 0
 
@@ -165,11 +172,12 @@ class _Totals:
         """One row of tiles: strip and kept_strip [1, <= m, cols]; u, v [across, m]."""
         if strip.isnan().any():
             raise ScoresError("certify: the scores contain NaN; scores must be numbers; remove it")
-        a = _finite(blocks(strip, m)[0, 0])
         kept = blocks(kept_strip, m)[0, 0]
         real = blocks(torch.ones_like(kept_strip), m)[0, 0]
-        if not len(a):
+        if not len(kept):
             return
+        a, exponent, infinite = _normalised(blocks(strip, m)[0, 0])
+        u, v = _ldexp(u, -exponent), _ldexp(v, -exponent)
         full = real.all(2).all(1)
         by_row, by_col = kept.sum(2), kept.sum(1)
         at_most = (by_row <= n).all(1) & (by_col <= n).all(1)
@@ -179,28 +187,39 @@ class _Totals:
         u = torch.where(full[:, None], u, u.clamp(min=0))
         v = torch.where(full[:, None], v, v.clamp(min=0))
         reduced = torch.where(real, a - u[:, :, None] - v[:, None, :], 0.0)
+        wrong = torch.where(kept, -reduced, reduced).clamp(min=0)
+        # dual - primal, without the cancellation of that difference: what complementary slackness
+        # is short of, and potentials of lines that keep fewer than n (none in a full tile).
+        gap = wrong.sum((1, 2)) + (u * (n - by_row)).sum(1) + (v * (n - by_col)).sum(1)
         primal = torch.where(kept, a, 0.0).sum((1, 2))
-        dual = n * u.sum(1) + n * v.sum(1) + reduced.clamp(min=0).sum((1, 2))
-        scale = torch.where(kept, a.abs(), 0.0).sum((1, 2))
-        difference = dual - primal
-        relative = torch.where(difference > 0, difference / scale.clamp(min=1e-300), 0.0)
-        wrong = torch.where(kept, -reduced, reduced).clamp(min=0).amax((1, 2))
-        largest = a.abs().amax((1, 2)).clamp(min=1e-300)
+        scale = torch.where(kept & ~infinite, a.abs(), 0.0).sum((1, 2))
+        # In units of the largest finite score: infinite ones must not hide a gap among the finite;
+        # and signed scores may sum to next to nothing, but a gap below 1e-12 is rounding. (The
+        # optimum of non-negative scores is at least n/m of their sum: no floor is needed there.)
+        scale = scale.clamp(min=SIGNED_FLOOR)
+        scale = torch.where(infinite.any(2).any(1), scale.clamp(min=1.0), scale)
+        # 0 / 0 is no gap; NaN (potentials that are no numbers) proves nothing.
+        relative = torch.where(gap == 0, 0.0, gap / scale).nan_to_num(nan=math.inf, posinf=math.inf)
+        slackness = wrong.amax((1, 2)) / a.abs().amax((1, 2)).clamp(min=1.0)
+        slackness = slackness.nan_to_num(nan=math.inf, posinf=math.inf)
 
-        self.objective += primal.sum().item()
-        self.bound += dual.sum().item()
-        self.scale += scale.sum().item()
+        self.objective += _ldexp(primal, exponent).sum().item()
+        self.bound += _ldexp(primal + gap, exponent).sum().item()
+        self.gap += _ldexp(gap, exponent).sum().item()
+        self.scale += _ldexp(scale, exponent).sum().item()
         self.worst_gap = max(self.worst_gap, relative.max().item())
-        self.worst_slackness = max(self.worst_slackness, (wrong / largest).max().item())
+        self.worst_slackness = max(self.worst_slackness, slackness.max().item())
         self.tiles += len(a)
 
     def certificate(self, tolerance: float) -> Certificate:
-        gap = max(self.bound - self.objective, 0.0) / max(self.scale, 1e-300)
+        gap = self.gap / self.scale if self.scale else 0.0
+        if not math.isfinite(gap) or not self.scale:  # sums beyond the range of doubles, or all 0
+            gap = self.worst_gap
         return Certificate(
             self.feasible,
             self.objective,
             self.bound,
-            gap,
+            max(gap, 0.0),
             self.worst_gap,
             self.worst_slackness,
             self.tiles,
@@ -208,11 +227,25 @@ class _Totals:
         )
 
 
-def _finite(tiles: torch.Tensor) -> torch.Tensor:
-    """The tiles with every infinite score replaced by the finite value that stands for it."""
+def _normalised(tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The tiles over 2^exponent, so that the largest finite magnitude is in [1, 2), or is 0.
+
+    Sums then neither overflow nor vanish. Infinite scores become the finite value that stands for
+    them. Also returns the exponents and where scores were infinite.
+    """
     infinite = tiles.isinf()
-    if not infinite.any():
-        return tiles
-    largest = torch.where(infinite, 0.0, tiles.abs()).amax((1, 2)).tolist()
-    stand_in = torch.tensor([infinite_stand_in(x) for x in largest], dtype=torch.float64)
-    return torch.where(infinite, tiles.sign() * stand_in[:, None, None], tiles)
+    largest = torch.where(infinite, 0.0, tiles.abs()).amax((1, 2))
+    exponent = torch.where(largest > 0, torch.frexp(largest).exponent - 1, 0)
+    scaled = _ldexp(tiles, -exponent)
+    if infinite.any():
+        top = _ldexp(largest, -exponent).tolist()
+        stand_in = torch.tensor([infinite_stand_in(x) for x in top], dtype=torch.float64)
+        scaled = torch.where(infinite, tiles.sign() * stand_in[:, None, None], scaled)
+    return scaled, exponent, infinite
+
+
+def _ldexp(values: torch.Tensor, exponent: torch.Tensor) -> torch.Tensor:
+    """values * 2^exponent, tile by tile: exact, and without 2^exponent leaving the doubles."""
+    shape = (-1,) + (1,) * (values.ndim - 1)
+    with np.errstate(over="ignore", under="ignore"):
+        return torch.from_numpy(np.ldexp(values.numpy(), exponent.reshape(shape).numpy()))

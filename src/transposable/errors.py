@@ -38,8 +38,16 @@ class FileError(TransposableError, OSError):
     """A file that is missing, truncated, corrupt, of the wrong kind or not writable."""
 
 
+class OutputError(FileError):
+    """A file or directory that could not be written; what was there before is untouched."""
+
+
 class SelectionError(TransposableError, ValueError):
     """An include or exclude pattern that selects nothing."""
+
+
+class DependencyError(TransposableError, ImportError):
+    """An optional package that is needed for this operation and is not installed."""
 
 
 class NoEffectWarning(UserWarning):

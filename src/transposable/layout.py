@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -42,16 +43,18 @@ class Layout:
     groups: int = 1
 
     def __post_init__(self) -> None:
-        if self.name not in _RULES:
+        if not isinstance(self.name, str) or self.name not in _RULES:
             raise LayoutError(
                 f"Layout: received {self.name!r}; the layouts are 'linear', 'conv' and 'stacked'"
             )
         if isinstance(self.groups, bool) or not isinstance(self.groups, int) or self.groups < 1:
-            raise LayoutError(f"Layout: received groups={self.groups!r}; it must be an integer >= 1")
+            raise LayoutError(
+                f"Layout: received groups={self.groups!r}; it must be an integer >= 1"
+            )
         if self.groups > 1 and self.name != "conv":
             raise LayoutError(
-                f"Layout: received groups={self.groups} with layout {self.name!r}; only convolutions "
-                "have groups; use layout='conv'"
+                f"Layout: received groups={self.groups} with layout {self.name!r}; only "
+                "convolutions have groups; use layout='conv'"
             )
 
     @classmethod
@@ -85,7 +88,8 @@ class Layout:
         out, per_group, *kernel = tensor.shape
         split = tensor.reshape(self.groups, out // self.groups, per_group, *kernel)
         batch_first = split.permute(0, *range(3, split.ndim), 1, 2)
-        return batch_first.reshape(-1, out // self.groups, per_group)
+        batch = self.groups * math.prod(kernel)  # -1 would be ambiguous for an empty tensor
+        return batch_first.reshape(batch, out // self.groups, per_group)
 
     def restore(self, matrices: torch.Tensor, shape: torch.Size | tuple[int, ...]) -> torch.Tensor:
         """The exact inverse of :meth:`matrices` for a tensor of the given shape, contiguous."""
@@ -96,6 +100,31 @@ class Layout:
         last = batch_first.ndim - 1
         split = batch_first.permute(0, last - 1, last, *range(1, last - 1))
         return split.reshape(shape).contiguous()
+
+    def index(
+        self, place: tuple[int, int, int], shape: torch.Size | tuple[int, ...]
+    ) -> tuple[int, ...]:
+        """Where element (batch, row, col) of the matrices lies in a tensor of the given shape.
+
+        Example:
+            >>> Layout("conv").index((5, 2, 1), (16, 8, 3, 3))
+            (2, 1, 1, 2)
+        """
+        batch, row, col = place
+        if self.name == "linear":
+            return (row, col)
+        if self.name == "stacked":
+            return (*_unravel(batch, tuple(shape[:-2])), row, col)
+        group, *position = _unravel(batch, (self.groups, *shape[2:]))
+        return (group * (shape[0] // self.groups) + row, col, *position)
+
+
+def _unravel(index: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    result = []
+    for size in reversed(shape):
+        index, digit = divmod(index, size)
+        result.append(digit)
+    return tuple(reversed(result))
 
 
 def blocks(matrices: torch.Tensor, m: int) -> torch.Tensor:

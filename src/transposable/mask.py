@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -91,13 +92,13 @@ class Mask:
         """
         if not self.pattern.transposable:
             raise MaskError(
-                f"Mask.T: {self.pattern} holds along one axis only, so the transposed mask has no such "
-                "pattern; use a transposable pattern such as '2:4T', or .tensor.mT for the bare array"
+                f"Mask.T: {self.pattern} holds along one axis only, so the transposed mask has no "
+                "such pattern; use a transposable pattern such as '2:4T', or take .tensor.mT"
             )
         if self.layout.groups > 1:
             raise MaskError(
-                f"Mask.T: received a convolution of {self.layout.groups} groups; out and in channels "
-                "cannot be exchanged across groups; take the mask of each group"
+                f"Mask.T: received a convolution of {self.layout.groups} groups; out and in "
+                "channels cannot be exchanged across groups; take the mask of each group"
             )
         axes = (0, 1) if self.layout.name == "conv" else (-2, -1)
         swapped = Mask(self.tensor.transpose(*axes), self.pattern, layout=self.layout)
@@ -142,13 +143,18 @@ class Mask:
         """The inverse of :meth:`pack`.
 
         Raises:
-            MaskError: if the number of bytes does not belong to this shape, or if a fill bit is set.
+            MaskError: if the number of bytes does not fit this shape, or if a fill bit is set.
         """
-        count = int(np.prod(shape, dtype=np.int64))
+        if any(side < 0 for side in shape):
+            raise MaskError(
+                f"Mask.unpack: received shape {tuple(shape)}; no side can be negative; pass the "
+                "shape the mask was packed with"
+            )
+        count = math.prod(shape)
         if len(data) != -(-count // 8):
             raise MaskError(
-                f"Mask.unpack: received {len(data)} bytes for shape {tuple(shape)}; {count} weights "
-                f"take {-(-count // 8)} bytes; pass the shape the mask was packed with"
+                f"Mask.unpack: received {len(data)} bytes for shape {tuple(shape)}; {count} "
+                f"weights take {-(-count // 8)} bytes; pass the shape the mask was packed with"
             )
         bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
         if bits[count:].any():
@@ -173,4 +179,6 @@ class Mask:
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.shape))
-        return f"Mask({shape}, {str(self.pattern)!r}, {self.layout.name}, density {self.density:.4f})"
+        return (
+            f"Mask({shape}, {str(self.pattern)!r}, {self.layout.name}, density {self.density:.4f})"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -13,6 +14,7 @@ Structure = Literal["row", "transposable", "sequential", "unstructured"]
 MAX_M: Final = 64
 """Largest tile side: one row of a tile fits a 64-bit word."""
 
+_MILLIONTHS: Final = 1_000_000
 _SUFFIX: Final[dict[Structure, str]] = {"row": "", "transposable": "T", "sequential": "S"}
 _NM: Final = re.compile(r"(0|[1-9]\d{0,3}):(0|[1-9]\d{0,3})([TS]?)")
 _PERCENT: Final = re.compile(r"(0|[1-9]\d{0,2})(?:\.(\d{1,4}))?%")
@@ -51,8 +53,10 @@ class Pattern:
     structure: Structure = "row"
 
     def __post_init__(self) -> None:
-        if isinstance(self.n, bool) or isinstance(self.m, bool) or not (
-            isinstance(self.n, int) and isinstance(self.m, int)
+        if (
+            isinstance(self.n, bool)
+            or isinstance(self.m, bool)
+            or not (isinstance(self.n, int) and isinstance(self.m, int))
         ):
             raise PatternError(
                 f"Pattern: received n={self.n!r}, m={self.m!r}; both must be integers; "
@@ -60,19 +64,29 @@ class Pattern:
             )
         if self.structure not in ("row", "transposable", "sequential", "unstructured"):
             raise PatternError(
-                f"Pattern: received structure {self.structure!r}; it must be 'row', 'transposable', "
-                "'sequential' or 'unstructured'"
+                f"Pattern: received structure {self.structure!r}; it must be 'row', "
+                "'transposable', 'sequential' or 'unstructured'"
             )
         if not 1 <= self.n < self.m:
             raise PatternError(
                 f"Pattern: received n={self.n}, m={self.m}; the rule is 1 <= n < m, since n is the "
-                "number kept of every m; a pattern given by its zeros is Pattern.from_zeros(zeros, m)"
+                "number kept of every m; by its zeros a pattern is Pattern.from_zeros(zeros, m)"
             )
         if self.structure != "unstructured" and self.m > MAX_M:
             raise PatternError(
                 f"Pattern: received m={self.m}; m is at most {MAX_M}; use a smaller group, for "
                 "example the same density with m=32"
             )
+        if self.structure == "unstructured":
+            # One pattern for one density, and every one of them has a string that parse reads.
+            common = math.gcd(self.n, self.m)
+            if _MILLIONTHS % (self.m // common):
+                raise PatternError(
+                    f"Pattern: received the density {self.n}/{self.m}; a percentage has at most "
+                    "four decimals; round it, for example Pattern.parse('33.3333%')"
+                )
+            object.__setattr__(self, "n", self.n // common)
+            object.__setattr__(self, "m", self.m // common)
 
     @classmethod
     def parse(cls, text: str | Pattern) -> Pattern:

@@ -37,22 +37,23 @@ class Problem:
         """The scores as float64 tiles [batch, down, across, m, m], zero-padded."""
         return blocks(self.scores().double(), self.pattern.m)
 
-    def check_nan(self, operation: str) -> None:
-        """Raise ScoresError at the first NaN."""
+    def check_nan(self) -> None:
+        """Raise NanScoreError at the first NaN."""
         for index, matrix in enumerate(self.matrices):
             bad = torch.isnan(matrix)
             if bad.any():
                 row, col = bad.nonzero()[0].tolist()
-                raise nan_error(operation, index, row, col)
+                raise NanScoreError((index, row, col))
 
 
-def nan_error(operation: str, batch: int, row: int, col: int) -> ScoresError:
-    """The error for a NaN at this place of the matrices."""
-    return ScoresError(
-        f"{operation}: the score at matrix {batch}, row {row}, column {col} is NaN; scores must be "
-        "numbers (infinities are allowed); find where the NaN comes from, or replace it with "
-        "torch.nan_to_num"
-    )
+class NanScoreError(ScoresError):
+    """A score is NaN; ``place`` is (batch, row, col) of the problem's matrices."""
+
+    def __init__(self, place: tuple[int, int, int]) -> None:
+        super().__init__(
+            f"the score at matrix {place[0]}, row {place[1]}, column {place[2]} is NaN"
+        )
+        self.place = place
 
 
 def infinite_stand_in(largest_finite: float) -> float:

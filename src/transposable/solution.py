@@ -50,6 +50,8 @@ class Solution:
         """(bound - objective) / |objective|: 0 for a proved optimum, inf without a bound."""
         if self.bound == self.objective:
             return 0.0
+        if not math.isfinite(self.objective):  # infinite scores were kept: only the proof tells
+            return 0.0 if self.status is Status.OPTIMAL else math.inf
         if math.isinf(self.bound):
             return math.inf
         return max(self.bound - self.objective, 0.0) / max(abs(self.objective), 5e-324)

@@ -100,7 +100,7 @@ def verify(
     whole tensor.
 
     Args:
-        weight_or_mask: a weight, a bool array or a :class:`transposable.Mask`, whose layout is used.
+        weight_or_mask: a weight, a bool array or a :class:`transposable.Mask` (its layout is used).
         pattern: for example "2:4T".
         layout: how a bare tensor is read: "linear", "conv" or "stacked".
         groups: groups of a convolution.
@@ -127,17 +127,16 @@ def verify(
     tensor = to_tensor(weight_or_mask, operation)
     read = Layout.of(layout, groups)
     read.check(tensor.shape, operation)
-    kept = tensor != 0  # NaN counts as kept: it is not zero
+    # NaN counts as kept: it is not zero. Comparing a mask with 0 would go through int64.
+    kept = tensor if tensor.dtype == torch.bool else tensor != 0
     density = kept.count_nonzero().item() / max(kept.numel(), 1)
     if pattern.structure == "unstructured":
-        axes = (_whole(kept, pattern),)
+        axes: tuple[AxisReport, ...] = (_whole(kept, pattern),)
     else:
         matrices = read.matrices(kept)
         axes = (
             _along("in", matrices, read, tensor.shape, pattern, required=True),
-            _along(
-                "out", matrices, read, tensor.shape, pattern, required=pattern.transposable
-            ),
+            _along("out", matrices, read, tensor.shape, pattern, required=pattern.transposable),
         )
     return Report(pattern, tuple(tensor.shape), density, axes)
 
@@ -176,7 +175,7 @@ def _along(
     places = []
     for b, line, group in where.tolist():
         row, col = (line, group * m) if axis == "in" else (group * m, line)
-        places.append(Place(_index(layout, shape, b, row, col), int(sums[b, line, group])))
+        places.append(Place(layout.index((b, row, col), shape), int(sums[b, line, group])))
     most = int(sums.max()) if sums.numel() else 0
     return AxisReport(
         axis, required, sums.numel(), int(bad.count_nonzero()), most, exact, tuple(places)
@@ -187,22 +186,3 @@ def _runs(grouped: torch.Tensor) -> torch.Tensor:
     """Number of runs of consecutive kept weights in each group."""
     starts = grouped[..., 1:] & ~grouped[..., :-1]
     return starts.sum(-1) + grouped[..., 0]
-
-
-def _index(layout: Layout, shape: torch.Size, b: int, row: int, col: int) -> tuple[int, ...]:
-    """Index in the caller's tensor of element (b, row, col) of its matrices."""
-    if layout.name == "linear":
-        return (row, col)
-    if layout.name == "stacked":
-        return (*_unravel(b, tuple(shape[:-2])), row, col)
-    kernel = tuple(shape[2:])
-    group, *position = _unravel(b, (layout.groups, *kernel))
-    return (group * (shape[0] // layout.groups) + row, col, *position)
-
-
-def _unravel(index: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    result = []
-    for size in reversed(shape):
-        index, digit = divmod(index, size)
-        result.append(digit)
-    return tuple(reversed(result))

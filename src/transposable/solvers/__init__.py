@@ -7,17 +7,27 @@ from typing import Final
 from transposable.errors import SolverError
 from transposable.solvers.auto import Auto
 from transposable.solvers.base import Outcome, Solver
+from transposable.solvers.entropic import Entropic
 from transposable.solvers.exact import Exact
+from transposable.solvers.exhaustive import Exhaustive
+from transposable.solvers.greedy import Greedy
 from transposable.solvers.groupwise import RowWise, Sequential, Unstructured
+from transposable.solvers.reference import Reference
+from transposable.solvers.two_approx import TwoApprox
 
 SOLVERS: Final[dict[str, type[Solver]]] = {
     solver.name: solver
     for solver in (
         Auto,
         Exact,
+        Entropic,
+        Greedy,
+        TwoApprox,
         RowWise,
         Sequential,
         Unstructured,
+        Exhaustive,
+        Reference,
     )
 }
 
@@ -47,11 +57,16 @@ def make_solver(solver: str | Solver | type[Solver]) -> Solver:
 __all__ = [
     "SOLVERS",
     "Auto",
+    "Entropic",
     "Exact",
+    "Exhaustive",
+    "Greedy",
     "Outcome",
+    "Reference",
     "RowWise",
     "Sequential",
     "Solver",
+    "TwoApprox",
     "Unstructured",
     "make_solver",
 ]

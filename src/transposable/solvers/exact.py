@@ -10,7 +10,7 @@ import torch
 from transposable import _core
 from transposable.certificate import Potentials
 from transposable.pattern import Structure
-from transposable.problem import Problem, nan_error
+from transposable.problem import NanScoreError, Problem
 from transposable.solvers.base import Outcome, Solver
 
 TOLERANCE = 1e-6
@@ -56,7 +56,7 @@ class Exact(Solver):
             matrices, kept, pattern.n, pattern.m, problem.magnitude, problem.threads, u, v
         )
         if "nan_at" in stats:
-            raise nan_error("exact", *stats["nan_at"])
+            raise NanScoreError(stats["nan_at"])
         if u is None or v is None:
             return Outcome(kept, optimal=True, stats=stats)
         bound, worst = _core.dual_bound(

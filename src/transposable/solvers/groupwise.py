@@ -9,7 +9,7 @@ import torch
 
 from transposable import _core
 from transposable.pattern import Structure
-from transposable.problem import Problem
+from transposable.problem import NanScoreError, Problem
 from transposable.solvers.base import Outcome, Solver
 
 
@@ -27,13 +27,16 @@ class RowWise(Solver):
     structures: ClassVar[tuple[Structure, ...]] = ("row",)
     summary: ClassVar[str] = "plain N:M, the largest N of each group"
     promises_optimal: ClassVar[bool] = True
+    checks_nan: ClassVar[bool] = True
 
     def run(self, problem: Problem, *, certify: bool) -> Outcome:
         kept = torch.empty(problem.matrices.shape, dtype=torch.bool)
         pattern = problem.pattern
-        _core.row_wise(
+        nan_at = _core.row_wise(
             problem.matrices, kept, pattern.n, pattern.m, problem.magnitude, problem.threads
         )
+        if nan_at is not None:
+            raise NanScoreError(nan_at)
         return Outcome(kept, optimal=True)
 
 
@@ -61,9 +64,9 @@ class Sequential(Solver):
             scores = problem.matrices[index].double()
             scores = scores.abs() if problem.magnitude else scores
             padded = torch.nn.functional.pad(scores, (0, kept.shape[-1] - cols))
-            windows = padded.reshape(rows, -1, m).unfold(-1, n, 1).sum(-1)
+            windows = padded.reshape(rows, kept.shape[-1] // m, m).unfold(-1, n, 1).sum(-1)
             start = windows.argmax(-1, keepdim=True)
-            kept[index] = ((offsets >= start) & (offsets < start + n)).reshape(rows, -1)
+            kept[index] = ((offsets >= start) & (offsets < start + n)).reshape(kept[index].shape)
         return Outcome(kept[:, :, :cols].contiguous(), optimal=True)
 
 

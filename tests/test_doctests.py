@@ -1,0 +1,34 @@
+"""Every example in a docstring is run."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import transposable
+
+NAMES = [
+    "transposable",
+    *(
+        found.name
+        for found in pkgutil.walk_packages(transposable.__path__, "transposable.")
+        if not found.name.endswith(("._core", ".__main__"))
+    ),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_examples(name: str) -> None:
+    module = importlib.import_module(name)
+    assert module.__doc__, f"{name} does not say what it is"
+    results = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+    assert results.failed == 0
+
+
+def test_there_are_examples() -> None:
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    modules = [importlib.import_module(name) for name in NAMES]
+    assert sum(len(test.examples) for m in modules for test in finder.find(m)) > 20
