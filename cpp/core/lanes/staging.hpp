@@ -54,20 +54,28 @@ inline void convert_line(const Scores& scores, std::int64_t b, std::int64_t row,
     }
     case DType::bf16: {
       const std::uint16_t* from = static_cast<const std::uint16_t*>(scores.data) + at;
-      for (int k = 0; k < count; ++k)
-        out[k] = float_of_bits(static_cast<std::int32_t>(static_cast<std::uint32_t>(from[k * step]) << 16));
+      auto convert = [](std::uint16_t bits) {
+        return float_of_bits(static_cast<std::int32_t>(static_cast<std::uint32_t>(bits) << 16));
+      };
+      if (step == 1)  // apart, so that the compiler uses vectors
+        for (int k = 0; k < count; ++k) out[k] = convert(from[k]);
+      else
+        for (int k = 0; k < count; ++k) out[k] = convert(from[k * step]);
       return;
     }
     case DType::f16: {
       const std::uint16_t* from = static_cast<const std::uint16_t*>(scores.data) + at;
-      for (int k = 0; k < count; ++k) {
-        const std::uint32_t bits = from[k * step];
+      auto convert = [](std::uint32_t bits) {
         const std::uint32_t sign = (bits & 0x8000u) << 16, rest = bits & 0x7fffu;
         const float finite = float_of_bits(static_cast<std::int32_t>(rest << 13)) * 0x1p112f;
         const std::uint32_t magnitude = rest >= 0x7c00u ? 0x7f800000u | (rest & 0x3ffu) << 13
                                                         : static_cast<std::uint32_t>(float_bits(finite));
-        out[k] = float_of_bits(static_cast<std::int32_t>(sign | magnitude));
-      }
+        return float_of_bits(static_cast<std::int32_t>(sign | magnitude));
+      };
+      if (step == 1)
+        for (int k = 0; k < count; ++k) out[k] = convert(from[k]);
+      else
+        for (int k = 0; k < count; ++k) out[k] = convert(from[k * step]);
       return;
     }
     case DType::f64: {
