@@ -5,6 +5,10 @@
 #include <memory>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "fixed_point.hpp"
 #include "flow_tile.hpp"
 #include "isa.hpp"
@@ -154,6 +158,16 @@ class Worker {
   std::unique_ptr<LaneSolver> lanes_;
 };
 
+// A large new mask costs more in page faults than in work: ask for large pages.
+void prefer_large_pages([[maybe_unused]] void* data, [[maybe_unused]] std::int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr std::uintptr_t large = std::uintptr_t{2} << 20;
+  const auto begin = (reinterpret_cast<std::uintptr_t>(data) + large - 1) / large * large;
+  const auto end = (reinterpret_cast<std::uintptr_t>(data) + static_cast<std::uintptr_t>(bytes)) / large * large;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a wish
+#endif
+}
+
 }  // namespace
 
 ExactStats solve_exact(const Scores& scores, const ExactOptions& options, std::uint8_t* mask,
@@ -165,6 +179,7 @@ ExactStats solve_exact(const Scores& scores, const ExactOptions& options, std::u
   if (weights == 0) return total;
   // A mask that fits the caches is best left there for its first reader.
   const bool stream = weights > (std::int64_t{8} << 20);
+  prefer_large_pages(mask, weights);
   const LaneJob job{scores, options.n, options.m, mask, u, v, stream};
   // Chunks of about 2^18 weights: long enough to fill the lanes, short enough to balance.
   const std::int64_t chunk =

@@ -39,6 +39,8 @@ TP_INLINE float float_of_bits(std::int32_t bits) {
 // 2^exponent, -126 <= exponent <= 127
 TP_INLINE float power_of_two(int exponent) { return float_of_bits((exponent + 127) << 23); }
 
+TP_INLINE int element_size(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
+
 // `count` scores from (b, row, col) on, as stored. Doubles are rounded to float: see Tile::fetch.
 inline void convert_line(const Scores& scores, std::int64_t b, std::int64_t row, std::int64_t col,
                          int count, float* out) {

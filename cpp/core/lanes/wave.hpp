@@ -125,7 +125,7 @@ class WaveSolver final : public LaneSolver {
       guess_columns(block_, m_);
       constexpr int half_rounds = sizeof(Schedule<P>::wave) / sizeof(int);
       for (int k = 0; k < half_rounds; ++k) {
-        if (direct_ && next_follows) prefetch(lines, count, k, half_rounds);
+        if (next_follows) prefetch(b, down, across + kLanes16, k, half_rounds);
         rounds_.half[k % 2](block_, n_, m_, Schedule<P>::wave[k]);
       }
       const Verdict verdict = rounds_.select(block_, n_, m_);
@@ -216,10 +216,15 @@ class WaveSolver final : public LaneSolver {
   // The next block of the strip, a share of its lines before each half round; of large tiles only the
   // first lines, since the lines of a wide matrix compete for the same places of the cache. Inlined by
   // force: a function that only prefetches has no effect in the eyes of GCC, which drops calls to it.
-  TP_INLINE void prefetch(const float* const* lines, int count, int part, int parts) {
+  TP_INLINE void prefetch(std::int64_t b, std::int64_t down, std::int64_t across, int part, int parts) {
+    if (job_.scores.col_stride != 1) return;
+    const int size = element_size(job_.scores.dtype), bytes = kLanes16 * m_ * size;
     const int ahead = m_ < 16 ? m_ : 16;
-    for (int i = ahead * part / parts; i < ahead * (part + 1) / parts; ++i)
-      for (const float* at = lines[i] + count; at < lines[i] + 2 * count; at += 16) __builtin_prefetch(at, 0, 2);
+    for (int i = ahead * part / parts; i < ahead * (part + 1) / parts; ++i) {
+      const char* line = static_cast<const char*>(job_.scores.data) +
+                         job_.scores.offset(b, down * m_ + i, across * m_) * size;
+      for (const char* at = line; at < line + bytes; at += 64) __builtin_prefetch(at, 0, 2);
+    }
   }
 
   void save_v16(Entry& entry, int lane, int exponent) {
