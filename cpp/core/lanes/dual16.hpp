@@ -128,11 +128,11 @@ TP_INLINE I16 low_halves(F32 a, F32 b) {
   return evens(reinterpret_cast<I16>(a), reinterpret_cast<I16>(b));
 }
 
-// Fills block.h from m lines of kLanes16 * m consecutive floats: lane t holds the tile of columns
+// Fills block.h from m lines of kLanes16 * m consecutive scores: lane t holds the tile of columns
 // t * m .. t * m + m - 1. `scale` is a power of two; `centre` is taken off the scaled scores.
 // Returns the sum of all magnitudes as stored, in which NaN and infinity show.
-template <int P, bool Magnitude>
-__attribute__((noinline)) float read_scores(Block16<P>& block, const float* const* lines, int m,
+template <int P, bool Magnitude, class Score>
+__attribute__((noinline)) float read_scores(Block16<P>& block, const Score* const* lines, int m,
                                             float scale, int centre, SignRule sign) {
   // Adding 1.5 * 2^23 rounds to nearest, once and exactly, and leaves the integer in the low half.
   const F32 magic = splat<F32>(static_cast<float>(12582912 - centre)), factor = splat<F32>(scale);
@@ -142,14 +142,14 @@ __attribute__((noinline)) float read_scores(Block16<P>& block, const float* cons
   const F32 limit = splat<F32>(static_cast<float>((sign.flip ? -centre : centre) + kClip));
   const F32 direction = splat<F32>(sign.flip ? -1.0f : 1.0f);
   F32 sum_even{}, sum_odd{};
-  auto rounded = [&](const float* from, F32& sum) __attribute__((always_inline)) {
-    const F32 raw = load<F32>(from);
+  auto rounded = [&](const Score* from, F32& sum) __attribute__((always_inline)) {
+    const F32 raw = load_floats(from);
     const F32 magnitude = reinterpret_cast<F32>(reinterpret_cast<I32>(raw) & 0x7fffffff);
     sum += magnitude;
     if constexpr (Magnitude) return min(magnitude * factor, limit) * direction + magic;
     return min(max(sign.apply(raw) * factor, bottom), top) + magic;
   };
-  auto narrow = [&](const float* from) __attribute__((always_inline)) {
+  auto narrow = [&](const Score* from) __attribute__((always_inline)) {
     const F32 first = rounded(from, sum_even), second = rounded(from + kLanes32, sum_odd);
     return low_halves(first, second);
   };
@@ -157,7 +157,8 @@ __attribute__((noinline)) float read_scores(Block16<P>& block, const float* cons
     for (int i = 0; i < P; ++i) {
       I16 line[P];
       if (P >= 32 && i + 2 < P)  // see WaveSolver::prefetch
-        for (int k = 0; k < kLanes16 * P; k += 16) __builtin_prefetch(lines[i + 2] + k, 0, 3);
+        for (int k = 0; k < kLanes16 * P; k += 64 / static_cast<int>(sizeof(Score)))
+          __builtin_prefetch(lines[i + 2] + k, 0, 3);
 #pragma GCC unroll 64
       for (int k = 0; k < P; ++k) line[k] = narrow(lines[i] + k * kLanes16);
       deinterleave<P>(line, block.h + i * P, 1);

@@ -18,22 +18,19 @@ class Strip4Solver final : public LaneSolver {
 
   void solve(std::int64_t first, std::int64_t last) override {
     const std::int64_t full = job_.scores.cols / 4;
-    const bool direct = job_.scores.dtype == DType::f32 && job_.scores.col_stride == 1;
+    const bool contiguous = job_.scores.col_stride == 1;
     for (std::int64_t strip = first; strip < last; ++strip) {
       const std::int64_t b = strip / down_, down = strip % down_;
       if ((down + 1) * 4 > job_.scores.rows) continue;
       stats_.tiles += full;
       for (std::int64_t at = 0; at < full; at += kLanes32) {
         const int tiles = static_cast<int>(full - at < kLanes32 ? full - at : kLanes32);
-        const float* lines[4];
-        if (direct && tiles == kLanes32) {
-          for (int i = 0; i < 4; ++i)
-            lines[i] = static_cast<const float*>(job_.scores.data) + job_.scores.offset(b, down * 4 + i, at * 4);
-          // A kilobyte or two ahead; past the end of a line this reads what comes soon, or nothing.
-          for (int i = 0; i < 4; ++i)
-            for (int k = 0; k < 4 * kLanes32; k += 16) __builtin_prefetch(lines[i] + kAhead + k, 0, 3);
-          run(lines, sign_, b, down, at, tiles);
+        if (contiguous && tiles == kLanes32 && job_.scores.dtype == DType::f32) {
+          run_direct<float>(b, down, at);
+        } else if (contiguous && tiles == kLanes32 && job_.scores.dtype == DType::bf16) {
+          run_direct<BFloat16>(b, down, at);
         } else {
+          const float* lines[4];
           stage(b, down, at, tiles, lines);
           run(lines, job_.scores.dtype == DType::f64 ? SignRule{0xffffffffu, 0} : sign_, b, down, at, tiles);
         }
@@ -44,7 +41,19 @@ class Strip4Solver final : public LaneSolver {
   const LaneStats& stats() const override { return stats_; }
 
  private:
-  static constexpr int kAhead = 384;  // floats
+  static constexpr int kAhead = 1536;  // bytes
+
+  template <class Score>
+  void run_direct(std::int64_t b, std::int64_t down, std::int64_t at) {
+    const Score* lines[4];
+    for (int i = 0; i < 4; ++i)
+      lines[i] = static_cast<const Score*>(job_.scores.data) + job_.scores.offset(b, down * 4 + i, at * 4);
+    // Past the end of a line this reads what comes soon, or nothing.
+    for (int i = 0; i < 4; ++i)
+      for (int k = 0; k < 4 * kLanes32 * static_cast<int>(sizeof(Score)); k += 64)
+        __builtin_prefetch(reinterpret_cast<const char*>(lines[i]) + kAhead + k, 0, 3);
+    run(lines, sign_, b, down, at, kLanes32);
+  }
 
   void stage(std::int64_t b, std::int64_t down, std::int64_t at, int tiles, const float** lines) {
     for (int i = 0; i < 4; ++i) lines[i] = lines_[i];
@@ -65,7 +74,8 @@ class Strip4Solver final : public LaneSolver {
     staged_ = true;
   }
 
-  void run(const float* const* lines, SignRule sign, std::int64_t b, std::int64_t down, std::int64_t at, int tiles) {
+  template <class Score>
+  void run(const Score* const* lines, SignRule sign, std::int64_t b, std::int64_t down, std::int64_t at, int tiles) {
     std::uint32_t special = read_scores4(block_, lines, sign);
     if (n() == 2)
       solve4<2>(block_, flip_);

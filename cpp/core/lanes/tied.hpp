@@ -40,10 +40,11 @@ struct TiedBlock {
 
 // Whether at least one in eight of the first scores is a whole number once scaled: zeros, or a coarse
 // grid. Of 24-bit scores in general hardly one in a thousand is.
-TP_INLINE bool many_exact(const float* line, float scale) {
+template <class Score>
+TP_INLINE bool many_exact(const Score* line, float scale) {
   int exact = 0;
   for (int k = 0; k < 8 * kLanes32; k += kLanes32) {
-    const F32 y = load<F32>(line + k) * splat<F32>(scale), rounded = y + splat<F32>(12582912.0f);
+    const F32 y = load_floats(line + k) * splat<F32>(scale), rounded = y + splat<F32>(12582912.0f);
     exact += __builtin_popcount(lane_bits(rounded - splat<F32>(12582912.0f) == y));
   }
   return exact >= kLanes32;

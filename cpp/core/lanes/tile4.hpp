@@ -77,15 +77,16 @@ TP_INLINE void upper_half(const Pairs& pairs, const I32* chosen, I32 all, I32* u
 
 }  // namespace detail4
 
-// Reads 4 lines of 4 * kLanes32 floats. Returns the lanes that need the wide solver: NaN, infinity,
+// Reads 4 lines of 4 * kLanes32 scores. Returns the lanes that need the wide solver: NaN, infinity,
 // or all so small that the scale would overflow.
-TP_INLINE std::uint32_t read_scores4(Block4& block, const float* const* lines, SignRule sign) {
+template <class Score>
+TP_INLINE std::uint32_t read_scores4(Block4& block, const Score* const* lines, SignRule sign) {
   I32 largest{};
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     I32 raw[4];
 #pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) raw[k] = load<I32>(lines[i] + k * kLanes32);
+    for (int k = 0; k < 4; ++k) raw[k] = reinterpret_cast<I32>(load_floats(lines[i] + k * kLanes32));
     deinterleave<4>(raw, block.q + 4 * i, 1);
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) largest = max(largest, block.q[4 * i + j] & 0x7fffffff);

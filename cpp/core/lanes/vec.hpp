@@ -86,6 +86,18 @@ TP_INLINE void store(void* to, V v) {
   __builtin_memcpy(to, &v, sizeof v);
 }
 
+struct BFloat16 {
+  std::uint16_t bits;
+};
+
+// A vector of scores as floats.
+TP_INLINE F32 load_floats(const float* from) { return load<F32>(from); }
+TP_INLINE F32 load_floats(const BFloat16* from) {
+  typedef std::uint16_t Halves __attribute__((vector_size(TP_BYTES / 2)));
+  typedef std::uint32_t Words __attribute__((vector_size(TP_BYTES)));
+  return reinterpret_cast<F32>(__builtin_convertvector(load<Halves>(from), Words) << 16);
+}
+
 // a + b, cut to the range of 16 bits
 TP_INLINE I16 add_saturated(I16 a, I16 b) {
 #if TP_BYTES == 64

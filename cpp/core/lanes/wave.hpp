@@ -34,9 +34,9 @@ class WaveSolver final : public LaneSolver {
         centre_(!job.scores.magnitude ? 0 : flip_ ? -5000 : 5000),
         down_((job.scores.rows + job.m - 1) / job.m),
         across_((job.scores.cols + job.m - 1) / job.m),
-        direct_(job.scores.dtype == DType::f32 && job.scores.col_stride == 1) {
+        direct_(job.scores.col_stride == 1) {
     lines_.allocate(static_cast<std::size_t>(P) * kLanes16 * P);
-    if (!direct_) converted_.allocate(static_cast<std::size_t>(P) * kLanes16 * P);
+    if (!direct_ || job.scores.dtype != DType::f32) converted_.allocate(static_cast<std::size_t>(P) * kLanes16 * P);
   }
 
   void solve(std::int64_t first, std::int64_t last) override {
@@ -48,7 +48,13 @@ class WaveSolver final : public LaneSolver {
       stats_.tiles += full;
       std::int64_t at = 0;
       if (job_.scores.dtype != DType::f64)
-        for (; at + kLanes16 <= full; at += kLanes16) run_wave(b, down, at, at + 2 * kLanes16 <= full);
+        for (; at + kLanes16 <= full; at += kLanes16) {
+          const bool next_follows = at + 2 * kLanes16 <= full;
+          if (direct_ && job_.scores.dtype == DType::bf16)
+            run_wave<BFloat16>(b, down, at, next_follows);
+          else
+            run_wave<float>(b, down, at, next_follows);
+        }
       for (; at < full; ++at) {
         Entry& entry = add(compact_, b, down, at);
         entry.wave = -1;
@@ -88,13 +94,16 @@ class WaveSolver final : public LaneSolver {
     return entry;
   }
 
-  void find_lines(std::int64_t b, std::int64_t down, std::int64_t across, const float** lines) {
+  // The lines of a block: where they are, if they are of this type, or else converted.
+  template <class Score>
+  void find_lines(std::int64_t b, std::int64_t down, std::int64_t across, const Score** lines) {
+    constexpr DType dtype = sizeof(Score) == 4 ? DType::f32 : DType::bf16;
     const int count = kLanes16 * m_;
     for (int i = 0; i < m_; ++i) {
       const std::int64_t row = down * m_ + i, col = across * m_;
-      if (direct_) {
-        lines[i] = static_cast<const float*>(job_.scores.data) + job_.scores.offset(b, row, col);
-      } else {
+      if (direct_ && job_.scores.dtype == dtype) {
+        lines[i] = static_cast<const Score*>(job_.scores.data) + job_.scores.offset(b, row, col);
+      } else if constexpr (dtype == DType::f32) {
         float* to = converted_.data() + i * count;
         convert_line(job_.scores, b, row, col, count, to);
         lines[i] = to;
@@ -104,16 +113,17 @@ class WaveSolver final : public LaneSolver {
 
   // ---- wave ---------------------------------------------------------------------------------------
 
+  template <class Score>
   void run_wave(std::int64_t b, std::int64_t down, std::int64_t across, bool next_follows) {
     if (waves_ == kWaves) flush();
     Wave& wave = wave_[waves_];
     wave.b = b;
     wave.down = down;
     wave.across = across;
-    const float* lines[P];
+    const Score* lines[P];
     find_lines(b, down, across, lines);
     const int count = kLanes16 * m_;
-    if (tied_ahead_ > 0 && run_tied(wave, lines)) {
+    if (tied_ahead_ > 0 && run_tied(wave)) {
       ++waves_;
       return;
     }
@@ -132,7 +142,7 @@ class WaveSolver final : public LaneSolver {
       proved = verdict.proved;
       tied = verdict.tied & ~proved;
       if (m_ == P && tied_ahead_ == 0 && __builtin_popcount(tied) >= kLanes16 / 8 &&
-          many_exact(lines[0], power_of_two(exponent - 1)) && run_tied(wave, lines)) {
+          many_exact(lines[0], power_of_two(exponent - 1)) && run_tied(wave)) {
         ++waves_;
         return;
       }
@@ -157,7 +167,9 @@ class WaveSolver final : public LaneSolver {
   // ---- tied ---------------------------------------------------------------------------------------
 
   // False when the block is none for 16 bits.
-  bool run_tied(Wave& wave, const float* const* lines) {
+  bool run_tied(Wave& wave) {
+    const float* lines[P];
+    find_lines(wave.b, wave.down, wave.across, lines);
     if (!read_wave(lines, kLanes16 * m_) && !read_wave(lines, kLanes16 * m_)) return false;
     const int exponent = exponent_ - 1, centre = centre_ / 2;
     read_tied<P>(tied_, lines, power_of_two(exponent), centre, sign_);
@@ -198,9 +210,10 @@ class WaveSolver final : public LaneSolver {
 
   // False when the scale did not fit, which is then mended as far as it can be: NaN, infinities and
   // extreme scales are left to the tiles one by one.
-  bool read_wave(const float* const* lines, int count) {
-    const float sum = (job_.scores.magnitude ? read_scores<P, true> : read_scores<P, false>)(
-        block_, lines, m_, power_of_two(exponent_), centre_, sign_);
+  template <class Score>
+  bool read_wave(const Score* const* lines, int count) {
+    const auto read = job_.scores.magnitude ? read_scores<P, true, Score> : read_scores<P, false, Score>;
+    const float sum = read(block_, lines, m_, power_of_two(exponent_), centre_, sign_);
     // Looked at as bits: the compiler may assume that floats are finite here.
     const std::int32_t bits = float_bits(sum);
     if (bits == 0) return true;
@@ -257,7 +270,7 @@ class WaveSolver final : public LaneSolver {
       cold |= !entries[lane].warm;
       tile_.copy_to(staged, lane, m_, power_of_two(up));
     }
-    read_scores<P, false>(block_, lines, m_, 1.0f, centre_, SignRule{0xffffffffu, 0});
+    read_scores<P, false, float>(block_, lines, m_, 1.0f, centre_, SignRule{0xffffffffu, 0});
     for (int j = 0; j < P; ++j) block_.u[j] = block_.v[j] = I16{};
     for (int lane = 0; lane < count; ++lane)
       if (used[lane] && entries[lane].warm) {
