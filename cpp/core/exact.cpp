@@ -158,13 +158,20 @@ class Worker {
   std::unique_ptr<LaneSolver> lanes_;
 };
 
-// A large new mask costs more in page faults than in work: ask for large pages.
-void prefer_large_pages([[maybe_unused]] void* data, [[maybe_unused]] std::int64_t bytes) {
+// A large new mask costs more in page faults than in work: ask for large pages, and have them filled
+// before several threads fault on the same ones.
+void prefer_large_pages([[maybe_unused]] void* data, [[maybe_unused]] std::int64_t bytes,
+                        [[maybe_unused]] bool fill) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr std::uintptr_t large = std::uintptr_t{2} << 20;
   const auto begin = (reinterpret_cast<std::uintptr_t>(data) + large - 1) / large * large;
   const auto end = (reinterpret_cast<std::uintptr_t>(data) + static_cast<std::uintptr_t>(bytes)) / large * large;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a wish
+  if (begin >= end) return;
+  void* const from = reinterpret_cast<void*>(begin);
+  madvise(from, end - begin, MADV_HUGEPAGE);  // wishes: a kernel that cannot is no error
+#if defined(MADV_POPULATE_WRITE)
+  if (fill) madvise(from, end - begin, MADV_POPULATE_WRITE);
+#endif
 #endif
 }
 
@@ -179,11 +186,13 @@ ExactStats solve_exact(const Scores& scores, const ExactOptions& options, std::u
   if (weights == 0) return total;
   // A mask that fits the caches is best left there for its first reader.
   const bool stream = weights > (std::int64_t{8} << 20);
-  prefer_large_pages(mask, weights);
+  prefer_large_pages(mask, weights, options.threads > 1);
   const LaneJob job{scores, options.n, options.m, mask, u, v, stream};
-  // Chunks of about 2^18 weights: long enough to fill the lanes, short enough to balance.
-  const std::int64_t chunk =
-      std::max<std::int64_t>(1, (std::int64_t{1} << 18) / (options.m * scores.cols));
+  // Long enough to fill the lanes, short enough to balance; of a large matrix so long that threads
+  // seldom share a large page of a new mask. Not a function of the threads: masks must not be either.
+  const std::int64_t share =
+      std::clamp<std::int64_t>(weights / 32, std::int64_t{1} << 18, std::int64_t{1} << 22);
+  const std::int64_t chunk = std::max<std::int64_t>(1, share / (options.m * scores.cols));
   parallel_chunks(
       strips, chunk, options.threads, [&] { return Worker(job, options); },
       [&](const Worker& worker) { worker.add_to(total); });
