@@ -11,21 +11,27 @@ if TYPE_CHECKING:
     from transposable.api import find_mask, solve
     from transposable.certificate import Certificate, Potentials, certify
     from transposable.errors import (
+        CheckpointError,
+        ControllerError,
         DependencyError,
         DeviceError,
         FileError,
+        LayerError,
         LayoutError,
         MaskError,
         NoEffectWarning,
         OutputError,
         PatternError,
+        RecipeError,
         ScoresError,
         SelectionError,
+        ShardingError,
         SolverError,
         TransposableError,
     )
     from transposable.layout import Layout
     from transposable.mask import Mask
+    from transposable.nn import densify, sparsify
     from transposable.pattern import Pattern
     from transposable.solution import Solution, Status
     from transposable.solvers import (
@@ -41,11 +47,14 @@ if TYPE_CHECKING:
         TwoApprox,
         Unstructured,
     )
+    from transposable.train import MaskController
     from transposable.verification import Report, verify
 
 __all__ = [
     "Auto",
     "Certificate",
+    "CheckpointError",
+    "ControllerError",
     "DependencyError",
     "DeviceError",
     "Entropic",
@@ -53,21 +62,25 @@ __all__ = [
     "Exhaustive",
     "FileError",
     "Greedy",
+    "LayerError",
     "Layout",
     "LayoutError",
     "Mask",
+    "MaskController",
     "MaskError",
     "NoEffectWarning",
     "OutputError",
     "Pattern",
     "PatternError",
     "Potentials",
+    "RecipeError",
     "Reference",
     "Report",
     "RowWise",
     "ScoresError",
     "SelectionError",
     "Sequential",
+    "ShardingError",
     "Solution",
     "Solver",
     "SolverError",
@@ -77,8 +90,10 @@ __all__ = [
     "Unstructured",
     "__version__",
     "certify",
+    "densify",
     "find_mask",
     "solve",
+    "sparsify",
     "verify",
 ]
 
@@ -92,7 +107,11 @@ _HOMES = (
     "solution",
     "solvers",
     "api",
+    "nn",
+    "train",
 )
+
+_PACKAGES = ("nn", "train")
 
 
 def __getattr__(name: str) -> Any:
@@ -103,6 +122,8 @@ def __getattr__(name: str) -> Any:
             module = import_module(f"{__name__}.{home}")
             if hasattr(module, name):
                 return globals().setdefault(name, getattr(module, name))
+    if name in _PACKAGES:
+        return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

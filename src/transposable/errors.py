@@ -46,6 +46,26 @@ class SelectionError(TransposableError, ValueError):
     """An include or exclude pattern that selects nothing."""
 
 
+class LayerError(TransposableError, ValueError):
+    """A module that cannot be made sparse as asked, or that is not sparse where it has to be."""
+
+
+class CheckpointError(TransposableError, ValueError):
+    """A checkpoint that does not belong to this model or this training run."""
+
+
+class RecipeError(TransposableError, ValueError):
+    """A training recipe or refresh schedule that is unknown, or set to what it cannot be."""
+
+
+class ControllerError(TransposableError, RuntimeError):
+    """Calls of a training loop that are missing or in the wrong order."""
+
+
+class ShardingError(TransposableError, RuntimeError):
+    """A weight cut over ranks elsewhere than between tiles."""
+
+
 class DependencyError(TransposableError, ImportError):
     """An optional package that is needed for this operation and is not installed."""
 

@@ -1,0 +1,29 @@
+"""Sparse layers: modules with a masked weight, their functions, and the surgery on models."""
+
+from __future__ import annotations
+
+from transposable.nn import functional
+from transposable.nn.backends import DENSE_MASKED, Backend, DenseMasked, use_backend
+from transposable.nn.layer import SparseLayer, Weighting
+from transposable.nn.modules import SparseConv1d, SparseConv2d, SparseLinear
+from transposable.nn.refresh import Refreshed, refresh_masks
+from transposable.nn.surgery import Change, densify, sparse_layers, sparsify
+
+__all__ = [
+    "DENSE_MASKED",
+    "Backend",
+    "Change",
+    "DenseMasked",
+    "Refreshed",
+    "SparseConv1d",
+    "SparseConv2d",
+    "SparseLayer",
+    "SparseLinear",
+    "Weighting",
+    "densify",
+    "functional",
+    "refresh_masks",
+    "sparse_layers",
+    "sparsify",
+    "use_backend",
+]

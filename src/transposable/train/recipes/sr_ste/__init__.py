@@ -1,0 +1,43 @@
+"""SR-STE: straight-through estimator with a decay of the pruned weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from transposable.train.recipes.base import Recipe, check_factor
+
+
+@dataclass(frozen=True, slots=True)
+class SRSTE(Recipe):
+    """Straight-through gradient plus a pull of pruned weights to zero.
+
+        G = dL/dW~ + decay * (1 - S) * W
+
+    Args:
+        decay: the paper's lambda, relative to the gradient.
+
+    Example:
+        >>> SRSTE()
+        SRSTE(decay=0.0002)
+
+    Zhou et al., "Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch", ICLR
+    2021, equation 9.
+    """
+
+    name: ClassVar[str] = "sr-ste"
+    summary: ClassVar[str] = "straight-through gradient, decay of pruned weights in the gradient"
+
+    decay: float = 2e-4
+
+    def __post_init__(self) -> None:
+        check_factor("SRSTE", "decay", self.decay)
+
+    @property
+    def changes_gradient(self) -> bool:
+        return self.decay > 0
+
+    def before_step(self, weight: torch.Tensor, gradient: torch.Tensor, mask: torch.Tensor) -> None:
+        gradient.add_(torch.where(mask, 0.0, weight), alpha=self.decay)
