@@ -253,12 +253,14 @@ class MaskController:
             for layer in self.layers.values():
                 self.recipe.after_step(local(layer.weight), local_part(layer.mask, layer.weight))
 
-    def _before(self, optimizer: Optimizer) -> None:
+    def _before(self, optimizer: Optimizer, again: bool) -> None:
         if self._by_hand:
             return
         parameters = {id(p) for group in optimizer.param_groups for p in group["params"]}
         # Fused optimizers unscale inside their kernel.
         scale = getattr(optimizer, "grad_scale", None)
+        if again:  # the closure has made new gradients
+            self._applied -= parameters
         self._add_terms(parameters, scale)
 
     def _add_terms(self, parameters: set[int] | None, scale: Any = None) -> None:
