@@ -118,8 +118,9 @@ class MaskController:
         done = self._step + 1
         sparse = self.recipe.sparse_after(done)
         waking = sparse and any(layer.weighting == "dense" for layer in self.layers.values())
-        if sparse and not waking:
-            # Before the refresh: what an optimizer did to weights that stay zero is no score.
+        if self.sparse and not waking:
+            # Of the step just done, the last before a dense tail too; and before the refresh, since
+            # what an optimizer did to weights that stay zero is no score.
             self._after_step()
         record = None
         if sparse and (waking or self.schedule.due(done)):
