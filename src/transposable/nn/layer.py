@@ -14,6 +14,7 @@ from transposable.mask import Mask
 from transposable.nn import functional
 from transposable.nn.backends import DENSE_MASKED, Backend
 from transposable.nn.masks import best_mask
+from transposable.nn.sharding import check_whole, cut_like, whole, wrapped_class
 from transposable.pattern import Pattern, Structure
 from transposable.solvers import Solver
 
@@ -65,6 +66,7 @@ class SparseLayer(nn.Module):
         layout = cls.layout_of(dense)
         weight = dense.weight
         assert isinstance(weight, torch.Tensor)
+        check_whole(weight, f"sparsify: layer {name!r}")
         check_prunes(weight, parsed, layout, name)
         mask = best_mask(weight, parsed, layout, cls.stored_in_out, solver, name)
         dense.__class__ = cls
@@ -109,7 +111,7 @@ class SparseLayer(nn.Module):
             self._non_persistent_buffers_set.discard(buffer)
         for attribute in ("pattern", "layout", "straight_through", "backend", "_weighting"):
             del self.__dict__[attribute]
-        self.__class__ = self.dense_class  # type: ignore[assignment]
+        self.__class__ = wrapped_class(type(self), self.dense_class)  # type: ignore[assignment]
 
     def _become_sparse(self, mask: torch.Tensor, pattern: Pattern, layout: Layout) -> None:
         self.pattern = pattern
@@ -134,7 +136,7 @@ class SparseLayer(nn.Module):
                 f"{', '.join(_WEIGHTINGS)}"
             )
         if weighting == "soft" and self.scale is None:
-            self.scale = functional.soft_scale(*self._out_in(), self.pattern.m)
+            self.scale = self.best_scale()
         if weighting != self._weighting:
             self._weighting = weighting
             self.sparsity[3] = _WEIGHTINGS.index(weighting)
@@ -144,10 +146,17 @@ class SparseLayer(nn.Module):
         if self._weighting == "dense":
             return self.weight
         if self._weighting == "masked":
-            return functional.masked(self.weight, self.mask, straight_through=self.straight_through)
+            mask = cut_like(self.mask, self.weight)
+            return functional.masked(self.weight, mask, straight_through=self.straight_through)
         assert self.scale is not None
-        soft = functional.soft_thresholded(*self._out_in(), self.pattern.m, self.scale)
+        weight, mask = self._out_in(self.weight, cut_like(self.mask, self.weight))
+        soft = functional.soft_thresholded(weight, mask, self.pattern.m, self.scale)
         return soft.t() if self.stored_in_out else soft
+
+    def best_scale(self) -> torch.Tensor:
+        """The scale of the soft-thresholded weight; under FSDP all ranks must call it together."""
+        weight, mask = self._out_in(whole(self.weight), self.mask)
+        return functional.soft_scale(weight, mask, self.pattern.m)
 
     def as_mask(self) -> Mask:
         """The mask with its pattern and layout, [out, in] first; see :class:`transposable.Mask`."""
@@ -164,10 +173,10 @@ class SparseLayer(nn.Module):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, pattern={self.pattern}"
 
-    def _out_in(self) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.stored_in_out:
-            return self.weight.t(), self.mask.t()
-        return self.weight, self.mask
+    def _out_in(
+        self, weight: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return (weight.t(), mask.t()) if self.stored_in_out else (weight, mask)
 
     def _code(self) -> torch.Tensor:
         pattern = self.pattern

@@ -9,9 +9,18 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from transposable.errors import TransposableError
 from transposable.nn.layer import SparseLayer
 from transposable.nn.masks import best_mask
-from transposable.nn.sharding import gather_mask, local, local_layout, local_part
+from transposable.nn.sharding import (
+    add_up,
+    check_shards,
+    gather_mask,
+    local,
+    local_layout,
+    local_part,
+    reshard,
+)
 from transposable.nn.surgery import sparse_layers
 from transposable.pattern import Pattern
 from transposable.solvers import Auto, Solver, make_solver
@@ -33,14 +42,17 @@ def refresh_masks(
     """Give sparse layers the best masks for their current weights.
 
     For a model whose weights came without their masks, such as a moving average of weights. All
-    masks are found before the first is stored: after an error every layer is as it was.
+    masks are found before the first is stored: after an error every layer is as it was. Under FSDP
+    all ranks must call it together: each finds the masks of its part of the weights, and what is
+    returned, ``seconds`` apart, is the same on all.
 
     Args:
         layers: sparse layers by name, or a model.
         solver: what finds the masks; default the exact one.
 
     Raises:
-        ScoresError: if a weight has a NaN; the message names the layer.
+        ScoresError: if a weight has a NaN, on whatever rank; the message names the layer.
+        ShardingError: if a weight is cut over ranks inside a tile.
 
     Example:
         >>> from transposable.nn import SparseLinear
@@ -51,29 +63,36 @@ def refresh_masks(
         1.0
     """
     if isinstance(layers, nn.Module):
+        reshard(layers)
         layers = sparse_layers(layers)
+    check_shards(layers)
     chosen = make_solver(solver)
-    started = time.perf_counter()
-    found: dict[int, torch.Tensor] = {}  # layers that share a weight have one mask
+    first: dict[int, str] = {}  # layers that share a weight have one mask
     for name, layer in layers.items():
-        if id(layer.weight) not in found:
-            found[id(layer.weight)] = _find(layer, chosen, name)
+        first.setdefault(id(layer.weight), name)
+    distinct = {name: layers[name] for name in first.values()}
+    parts: dict[str, torch.Tensor] = {}
+    failure = None
+    started = time.perf_counter()
+    for name, layer in distinct.items():
+        try:
+            parts[name] = _find(layer, chosen, name)
+        except TransposableError as error:
+            failure = (name, error)
+            break
     seconds = time.perf_counter() - started
-    flips = size = 0
-    kept = best = total = 0.0
-    for name, layer in layers.items():
-        mask = found[id(layer.weight)]
-        flips += int((layer.mask != mask).count_nonzero())
-        size += mask.numel()
-        total += float(local(layer.weight).abs().sum())
-        mine = _kept(layer, mask)
-        kept += mine
-        best += (
-            mine if _is_best(chosen, layer.pattern) else _kept(layer, _find(layer, Auto(), name))
-        )
+    sums = torch.zeros(len(distinct), 5, dtype=torch.float64)
+    for row, (name, part) in enumerate(parts.items()):
+        try:
+            measured = _measure(layers[name], part, chosen, name)
+            sums[row] = torch.tensor(measured, dtype=torch.float64)
+        except TransposableError as error:
+            failure = failure or (name, error)
+    flips, size, total, kept, best = add_up(distinct, sums, failure).sum(0).tolist()
     started = time.perf_counter()
+    masks = {name: gather_mask(part, layers[name].weight) for name, part in parts.items()}
     for layer in layers.values():
-        layer.mask.copy_(found[id(layer.weight)])
+        layer.mask.copy_(masks[first[id(layer.weight)]])
     seconds += time.perf_counter() - started
     return Refreshed(
         flip_rate=flips / max(size, 1),
@@ -84,18 +103,31 @@ def refresh_masks(
 
 
 def _find(layer: SparseLayer, solver: Solver, name: str) -> torch.Tensor:
-    """The whole mask, on every rank; each rank solves the part of the weight that it holds."""
-    weight = layer.weight
+    """The mask of the part of the weight that this rank holds."""
     layout = local_layout(layer)
-    mask = best_mask(local(weight), layer.pattern, layout, layer.stored_in_out, solver, name)
-    return gather_mask(mask, weight)
+    weight = local(layer.weight)
+    return best_mask(weight, layer.pattern, layout, layer.stored_in_out, solver, name)
+
+
+def _measure(
+    layer: SparseLayer, mask: torch.Tensor, solver: Solver, name: str
+) -> tuple[float, float, float, float, float]:
+    """Of this rank's part: entries that flip, entries, magnitude in all, kept, kept at best."""
+    magnitude = local(layer.weight).abs()
+    kept = _sum(magnitude, mask)
+    best = kept
+    if not _is_best(solver, layer.pattern):
+        best = _sum(magnitude, _find(layer, Auto(), name))
+    flips = (local_part(layer.mask, layer.weight) != mask).count_nonzero()
+    total = magnitude.sum(dtype=torch.float64)
+    return float(flips), float(mask.numel()), float(total), kept, best
+
+
+def _sum(magnitude: torch.Tensor, mask: torch.Tensor) -> float:
+    # In double precision: what is left must not depend on how many ranks share the work.
+    return float(torch.where(mask, magnitude, 0.0).sum(dtype=torch.float64))
 
 
 def _is_best(solver: Solver, pattern: Pattern) -> bool:
     actual = solver.choose(pattern) if isinstance(solver, Auto) else solver
     return actual.promises_optimal
-
-
-def _kept(layer: SparseLayer, mask: torch.Tensor) -> float:
-    magnitude = local(layer.weight).abs()
-    return float(torch.where(local_part(mask, layer.weight), magnitude, 0.0).sum())

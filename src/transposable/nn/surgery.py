@@ -15,6 +15,7 @@ from transposable.names import matcher
 from transposable.nn.layer import SparseLayer, check_prunes
 from transposable.nn.masks import best_mask
 from transposable.nn.modules import SparseConv1d, SparseConv2d, SparseLinear
+from transposable.nn.sharding import check_whole, reshard, whole
 from transposable.pattern import Pattern
 from transposable.solvers import Solver
 
@@ -81,6 +82,7 @@ def sparsify(
         SelectionError: if a name matches no such module, or nothing is selected.
         LayerError: if a selected layer is sparse already, or the pattern prunes nothing of it.
         ScoresError: if a weight has a NaN.
+        ShardingError: if a weight is cut over ranks already; sparsify before ``fully_shard``.
         Nothing is changed then.
 
     Example:
@@ -89,6 +91,11 @@ def sparsify(
         [('0', '2:4T'), ('2', '2:4T')]
     """
     classes = _classes()
+    for name, module in model.named_modules():
+        # fully_shard changes classes too: such a layer would be taken for another kind of module.
+        if isinstance(module, tuple(classes)) and not isinstance(module, SparseLayer):
+            assert isinstance(module, nn.Module)
+            check_whole(module.weight, f"sparsify: layer {name!r}")  # type: ignore[arg-type]
     chosen = _choose(model, pattern, include, exclude, classes)
     found = {}
     for name, (module, parsed) in chosen.items():
@@ -116,7 +123,8 @@ def sparsify(
 def densify(model: nn.Module) -> list[Change]:
     """Turn the sparse modules of a model into plain ones, in place, with zeros in the weights.
 
-    Parameters keep their identity. A layer whose mask rests (a dense tail) keeps its weight.
+    Parameters keep their identity. A layer whose mask rests (a dense tail) keeps its weight. Under
+    FSDP all ranks must call it together, and shards stay shards.
 
     Returns:
         A :class:`Change` for each module changed.
@@ -130,6 +138,7 @@ def densify(model: nn.Module) -> list[Change]:
         >>> [change.kept for change in densify(model)], type(model[0]).__name__
         ([0.5], 'Linear')
     """
+    reshard(model)
     layers = sparse_layers(model)
     if not layers:
         warnings.warn(
@@ -144,7 +153,7 @@ def densify(model: nn.Module) -> list[Change]:
 
 
 def _change(name: str, layer: SparseLayer) -> Change:
-    weight = layer.weight.detach()
+    weight = whole(layer.weight)
     total = weight.abs().sum()
     kept = weight.abs()[layer.mask].sum()
     return Change(
