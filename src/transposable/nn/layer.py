@@ -111,7 +111,7 @@ class SparseLayer(nn.Module):
             self._non_persistent_buffers_set.discard(buffer)
         for attribute in ("pattern", "layout", "straight_through", "backend", "_weighting"):
             del self.__dict__[attribute]
-        self.__class__ = wrapped_class(type(self), self.dense_class)  # type: ignore[assignment]
+        self.__class__ = wrapped_class(type(self), self.dense_class)
 
     def _become_sparse(self, mask: torch.Tensor, pattern: Pattern, layout: Layout) -> None:
         self.pattern = pattern

@@ -110,7 +110,7 @@ def check_all_reduced(model: nn.Module, operation: str) -> None:
                     )
 
 
-def wrapped_class(kind: type, inner: type[nn.Module]) -> type[nn.Module]:
+def wrapped_class(kind: Any, inner: Any) -> Any:
     """The class of a module of class ``kind`` whose own class becomes ``inner``.
 
     ``fully_shard(module)`` puts a class of FSDP's before the module's own: it has to stay there.
@@ -118,11 +118,11 @@ def wrapped_class(kind: type, inner: type[nn.Module]) -> type[nn.Module]:
     fsdp = sys.modules.get("torch.distributed.fsdp")
     if fsdp is None or not issubclass(kind, fsdp.FSDPModule):
         return inner
-    return _wrapped_class(kind, inner)  # type: ignore[no-any-return]
+    return _wrap(kind, inner)
 
 
 @functools.cache
-def _wrapped_class(kind: Any, inner: Any) -> Any:
+def _wrap(kind: Any, inner: Any) -> Any:
     members = {"__deepcopy__": kind.__deepcopy__}  # FSDP's, which refuses
     return type(f"FSDP{inner.__name__}", (kind.__mro__[1], inner), members)
 

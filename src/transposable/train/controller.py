@@ -280,6 +280,8 @@ class MaskController:
         if all(_owner(layer) is not self for layer in mine):
             return
         self._check_ready("optimizer step")
+        if _only_initialises(optimizer):
+            return
         # Fused optimizers unscale inside their kernel.
         scale = getattr(optimizer, "grad_scale", None)
         self._terms.optimizer_steps(parameters, scale, again, self.sparse)
@@ -334,6 +336,17 @@ def _bare(model: nn.Module) -> nn.Module:
             model = inner
         else:
             return model
+
+
+def _only_initialises(optimizer: Optimizer) -> bool:
+    """Whether a step changes no weight: torch.distributed.checkpoint makes one with zeros.
+
+    It makes optimizers create the state that they are about to save or to load.
+    """
+    if any("lr" not in group or group["lr"] != 0 for group in optimizer.param_groups):
+        return False
+    parameters = (p for group in optimizer.param_groups for p in group["params"])
+    return not any(p.grad is not None and bool(local(p.grad).any()) for p in parameters)
 
 
 def _changes_weights(recipe: Recipe) -> bool:
