@@ -81,6 +81,7 @@ class MaskController:
         self._step = 0
         self._applied: set[int] = set()
         self._by_hand = False
+        self._reached = False
         self._versions: dict[str, int] | None = None
         for layer in self.layers.values():
             layer.straight_through = self.recipe.straight_through
@@ -263,6 +264,7 @@ class MaskController:
         if again:  # the closure has made new gradients
             self._applied -= parameters
         self._add_terms(parameters, scale)
+        self._reached |= bool(self._applied)
 
     def _add_terms(self, parameters: set[int] | None, scale: Any = None) -> None:
         if not self.sparse:
@@ -293,7 +295,9 @@ class MaskController:
         self._applied |= seen
 
     def _check_applied(self) -> None:
-        if self._applied or self._versions is None or not self.sparse:
+        # Once the hook has reached an optimizer, a step without it is one that a gradient scaler
+        # skipped, even where something else (an average swapped in) has written to the weights.
+        if self._applied or self._reached or self._versions is None or not self.sparse:
             return
         if not self.recipe.changes_gradient or self._handle is None:
             return
