@@ -72,11 +72,11 @@ class MaskController:
         >>> ctl = MaskController(model, recipe="sr-ste", refresh=1)
         >>> for _ in range(3):
         ...     loss = model(torch.randn(8, 16)).square().mean()
-        ...     loss.backward(); opt.step(); record = ctl.step(); opt.zero_grad()
+        ...     loss.backward(); opt.step(); _ = ctl.step(); opt.zero_grad()
         >>> [record.step for record in ctl.history], ctl.history[-1].gap
         ([1, 2, 3], 0.0)
 
-    Hubara et al., NeurIPS 2021, section 4.
+    Hubara et al., NeurIPS 2021.
     """
 
     def __init__(
