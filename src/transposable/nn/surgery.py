@@ -171,6 +171,10 @@ def densify(model: nn.Module) -> list[Change]:
         )
     for name, layer in layers.items():
         _check_densifies(name, layer)
+    for module in model.modules():
+        if is_fully_sharded(module):
+            # What is written into a weight gathered for a forward pass would be lost.
+            module.reshard()  # type: ignore[operator]
     changes = [_change(name, layer) for name, layer in layers.items()]
     baked = set()
     for layer in layers.values():
@@ -222,7 +226,7 @@ def _check_sizes(chosen: list[Selected]) -> None:
             small[one] = reason
     if small:
         first, reason = next(iter(small.items()))
-        others = f" (and {len(small) - 1} others likewise)" if len(small) > 1 else ""
+        others = f" (and {len(small) - 1} more likewise)" if len(small) > 1 else ""
         names = [one.name for one in small]
         raise LayerError(
             f"sparsify: layer {shown(first.name, first.module)} cannot have pattern "
