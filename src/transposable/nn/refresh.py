@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from transposable.errors import TransposableError
+from transposable.errors import LayerError, TransposableError
 from transposable.nn.layer import SparseLayer
 from transposable.nn.masks import best_mask
 from transposable.nn.sharding import (
@@ -51,6 +51,7 @@ def refresh_masks(
         solver: what finds the masks; default the exact one.
 
     Raises:
+        LayerError: if a model has no sparse layer.
         ScoresError: if a weight has a NaN, on whatever rank; the message names the layer.
         ShardingError: if a weight is cut over ranks inside a tile.
 
@@ -64,7 +65,7 @@ def refresh_masks(
     """
     if isinstance(layers, nn.Module):
         reshard(layers)
-        layers = sparse_layers(layers)
+        layers = _layers_of(layers)
     check_shards(layers)
     chosen = make_solver(solver)
     first: dict[int, str] = {}  # layers that share a weight have one mask
@@ -100,6 +101,18 @@ def refresh_masks(
         gap=max(0.0, 1 - kept / best) if best > 0 else 0.0,
         seconds=seconds,
     )
+
+
+def _layers_of(model: nn.Module) -> Mapping[str, SparseLayer]:
+    layers = sparse_layers(model)
+    if not layers:
+        raise LayerError(
+            f"refresh_masks: {type(model).__name__} has no sparse layer, so there is no mask to "
+            "find; call sparsify(model, '2:4T') first"
+        )
+    for layer in layers.values():
+        layer.adopt_code()
+    return layers
 
 
 def _find(layer: SparseLayer, solver: Solver, name: str) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -110,32 +109,6 @@ def check_all_reduced(model: nn.Module, operation: str) -> None:
                     )
 
 
-def wrapped_class(kind: Any, inner: Any) -> Any:
-    """The class of a module of class ``kind`` whose own class becomes ``inner``.
-
-    ``fully_shard(module)`` puts a class of FSDP's before the module's own: it has to stay there.
-    """
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    if fsdp is None or not issubclass(kind, fsdp.FSDPModule):
-        return inner
-    return _wrap(kind, inner)
-
-
-@functools.cache
-def _wrap(kind: Any, inner: Any) -> Any:
-    members = {"__deepcopy__": kind.__deepcopy__}  # FSDP's, which refuses
-    return type(f"FSDP{inner.__name__}", (kind.__mro__[1], inner), members)
-
-
-def check_whole(weight: torch.Tensor, operation: str) -> None:
-    """Raise ShardingError when a weight is cut already where it has to be whole."""
-    if is_sharded(weight):
-        raise ShardingError(
-            f"{operation}: the weight is a DTensor of shape {tuple(weight.shape)}, cut over ranks; "
-            "masks are chosen before that: call sparsify, then fully_shard, then MaskController"
-        )
-
-
 def check_shards(layers: Mapping[str, SparseLayer]) -> None:
     """Raise ShardingError when a weight is cut over ranks elsewhere than between tiles."""
     for name, layer in layers.items():
@@ -201,7 +174,7 @@ def agree(layers: Mapping[str, SparseLayer]) -> None:
             if not is_sharded(weight):
                 continue
             layer.mask.copy_(gather_mask(local_part(layer.mask, weight), weight))
-            if layer.scale is None:
+            if not layer.scale:  # not set yet; 0 on all ranks or on none
                 continue
             scales = [each for group in _groups(weight) for each in _gather(layer.scale, *group)]
             # Where any two differ, every rank sees one that is not its own.
