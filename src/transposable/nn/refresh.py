@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from transposable.errors import LayerError, TransposableError
+from transposable.nn import bits
 from transposable.nn.layer import SparseLayer
 from transposable.nn.masks import best_mask
 from transposable.nn.sharding import (
@@ -72,28 +73,31 @@ def refresh_masks(
     for name, layer in layers.items():
         first.setdefault(id(layer.weight), name)
     distinct = {name: layers[name] for name in first.values()}
-    parts: dict[str, torch.Tensor] = {}
+    found: dict[str, torch.Tensor] = {}
+    sums = torch.zeros(len(distinct), 5, dtype=torch.float64)  # flips, size, kept, total, best
     failure = None
-    started = time.perf_counter()
-    for name, layer in distinct.items():
+    seconds = 0.0
+    for row, (name, layer) in zip(sums, distinct.items(), strict=True):
+        started = time.perf_counter()
         try:
-            parts[name] = _find(layer, chosen, name)
+            found[name] = _find(layer, chosen, name)
+            seconds += time.perf_counter() - started
+            if not _is_best(chosen, layer.pattern):
+                # What an approximation is measured against.
+                row[4] = _measure(layer, _find(layer, Auto(), name))[2]
         except TransposableError as error:
             failure = (name, error)
             break
-    seconds = time.perf_counter() - started
-    sums = torch.zeros(len(distinct), 5, dtype=torch.float64)
-    for row, (name, part) in enumerate(parts.items()):
-        try:
-            measured = _measure(layers[name], part, chosen, name)
-            sums[row] = torch.tensor(measured, dtype=torch.float64)
-        except TransposableError as error:
-            failure = failure or (name, error)
-    flips, size, total, kept, best = add_up(distinct, sums, failure).sum(0).tolist()
+        row[:4] = torch.tensor(_measure(layer, found[name]), dtype=torch.float64)
+        if _is_best(chosen, layer.pattern):
+            row[4] = row[2]
+    # Nothing is stored before all ranks know that none has failed.
+    flips, size, kept, total, best = add_up(distinct, sums, failure).sum(0).tolist()
     started = time.perf_counter()
-    masks = {name: gather_mask(part, layers[name].weight) for name, part in parts.items()}
+    for name, layer in distinct.items():
+        found[name] = gather_mask(found[name], layer.weight)
     for layer in layers.values():
-        layer.mask.copy_(masks[first[id(layer.weight)]])
+        layer.mask.copy_(found[first[id(layer.weight)]])
     seconds += time.perf_counter() - started
     return Refreshed(
         flip_rate=flips / max(size, 1),
@@ -122,23 +126,14 @@ def _find(layer: SparseLayer, solver: Solver, name: str) -> torch.Tensor:
     return best_mask(weight, layer.pattern, layout, layer.stored_in_out, solver, name)
 
 
-def _measure(
-    layer: SparseLayer, mask: torch.Tensor, solver: Solver, name: str
-) -> tuple[float, float, float, float, float]:
-    """Of this rank's part: entries that flip, entries, magnitude in all, kept, kept at best."""
-    magnitude = local(layer.weight).abs()
-    kept = _sum(magnitude, mask)
-    best = kept
-    if not _is_best(solver, layer.pattern):
-        best = _sum(magnitude, _find(layer, Auto(), name))
+def _measure(layer: SparseLayer, mask: torch.Tensor) -> tuple[float, float, float, float]:
+    """Of this rank's part: entries that flip, entries, magnitude kept, magnitude in all."""
     flips = (local_part(layer.mask, layer.weight) != mask).count_nonzero()
-    total = magnitude.sum(dtype=torch.float64)
-    return float(flips), float(mask.numel()), float(total), kept, best
-
-
-def _sum(magnitude: torch.Tensor, mask: torch.Tensor) -> float:
+    magnitude = local(layer.weight).abs()
     # In double precision: what is left must not depend on how many ranks share the work.
-    return float(torch.where(mask, magnitude, 0.0).sum(dtype=torch.float64))
+    kept = bits.kept(magnitude, mask).sum(dtype=torch.float64)
+    total = magnitude.sum(dtype=torch.float64)
+    return float(flips), float(mask.numel()), float(kept), float(total)
 
 
 def _is_best(solver: Solver, pattern: Pattern) -> bool:
