@@ -214,6 +214,40 @@ def test_dense_before_and_after(
     assert [record.step for record in ctl.history] == sorted((due & set(sparse)) | woken)
 
 
+@pytest.mark.parametrize("masks", ["2:4", "2:4T", "2:4T two_approx", "4:8T greedy"])
+def test_history_is_what_happened(masks: str) -> None:
+    """Flip rate: the share of the entries of all masks that changed (FST)."""
+    pattern, solver, _, _ = MASK_ROWS[masks]
+    model = Net(start())
+    sparsify(model, pattern, solver=solver)
+    ctl = MaskController(model, recipe="ste", refresh=2, solver=solver)
+    opt = torch.optim.SGD(model.parameters(), 0.3)
+    layers = list(sparse_layers(model).values())
+    for x, target in batches():
+        before = torch.cat([layer.mask.flatten() for layer in layers])
+        (model(x) - target).square().sum(1).mean().backward()
+        opt.step()
+        record = ctl.step()
+        opt.zero_grad()
+        after = torch.cat([layer.mask.flatten() for layer in layers])
+        assert (record is None) == bool(ctl.steps % 2)
+        if record is None:
+            assert torch.equal(before, after)
+            continue
+        weights = torch.cat([layer.weight.detach().abs().flatten() for layer in layers])
+        best = torch.cat(
+            [transposable.find_mask(x.weight.detach(), pattern).tensor.flatten() for x in layers]
+        )
+        kept, most = (weights * after).sum(), (weights * best).sum()
+        assert record.flip_rate == pytest.approx((before != after).double().mean().item())
+        assert record.kept == pytest.approx((kept / weights.sum()).item())
+        assert record.gap == pytest.approx((1 - kept / most).item(), abs=1e-12)
+        assert record.step == ctl.steps
+        assert record.seconds > 0
+    assert len(ctl.history) == STEPS // 2
+    assert any(record.flip_rate > 0 for record in ctl.history)
+
+
 def test_reference_gradient_is_autograd() -> None:
     """The formula that everything above is held against."""
     weights, (x, target) = start(), batches()[0]
