@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from transposable.api import find_mask
-from transposable.errors import DeviceError, ScoresError
+from transposable.errors import DeviceError, TransposableError
 from transposable.layout import Layout
 from transposable.pattern import Pattern
 from transposable.solvers import Solver
@@ -24,7 +24,8 @@ def best_mask(
     A weight on an accelerator is copied to the CPU, where the solvers run, and the mask back.
 
     Raises:
-        ScoresError: if the weight has a NaN; the message names the layer.
+        ScoresError, SolverError, ...: see :func:`transposable.find_mask`; the message names the
+            layer.
         DeviceError: if the weight is on the meta device.
     """
     if weight.is_meta:
@@ -37,8 +38,8 @@ def best_mask(
         scores = scores.t()
     try:
         mask = find_mask(scores, pattern, solver=solver, layout=layout).tensor
-    except ScoresError as error:
-        raise ScoresError(f"mask of layer {name!r}: {error}") from None
+    except TransposableError as error:
+        raise type(error)(f"mask of layer {name!r}: {error}") from None
     if stored_in_out:
         mask = mask.t().contiguous()
     return mask.to(weight.device)

@@ -9,9 +9,19 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from transposable.errors import LayerError, TransposableError
+from transposable.nn import bits
 from transposable.nn.layer import SparseLayer
 from transposable.nn.masks import best_mask
-from transposable.nn.sharding import gather_mask, local, local_layout, local_part
+from transposable.nn.sharding import (
+    add_up,
+    check_shards,
+    gather_mask,
+    local,
+    local_layout,
+    local_part,
+    reshard,
+)
 from transposable.nn.surgery import sparse_layers
 from transposable.pattern import Pattern
 from transposable.solvers import Auto, Solver, make_solver
@@ -33,14 +43,18 @@ def refresh_masks(
     """Give sparse layers the best masks for their current weights.
 
     For a model whose weights came without their masks, such as a moving average of weights. All
-    masks are found before the first is stored: after an error every layer is as it was.
+    masks are found before the first is stored: after an error every layer is as it was. Under FSDP
+    all ranks must call it together: each finds the masks of its part of the weights, and what is
+    returned, ``seconds`` apart, is the same on all.
 
     Args:
         layers: sparse layers by name, or a model.
         solver: what finds the masks; default the exact one.
 
     Raises:
-        ScoresError: if a weight has a NaN; the message names the layer.
+        LayerError: if a model has no sparse layer.
+        ScoresError: if a weight has a NaN, on whatever rank; the message names the layer.
+        ShardingError: if a weight is cut over ranks inside a tile.
 
     Example:
         >>> from transposable.nn import SparseLinear
@@ -51,29 +65,39 @@ def refresh_masks(
         1.0
     """
     if isinstance(layers, nn.Module):
-        layers = sparse_layers(layers)
+        reshard(layers)
+        layers = _layers_of(layers)
+    check_shards(layers)
     chosen = make_solver(solver)
-    started = time.perf_counter()
-    found: dict[int, torch.Tensor] = {}  # layers that share a weight have one mask
+    first: dict[int, str] = {}  # layers that share a weight have one mask
     for name, layer in layers.items():
-        if id(layer.weight) not in found:
-            found[id(layer.weight)] = _find(layer, chosen, name)
-    seconds = time.perf_counter() - started
-    flips = size = 0
-    kept = best = total = 0.0
-    for name, layer in layers.items():
-        mask = found[id(layer.weight)]
-        flips += int((layer.mask != mask).count_nonzero())
-        size += mask.numel()
-        total += float(local(layer.weight).abs().sum())
-        mine = _kept(layer, mask)
-        kept += mine
-        best += (
-            mine if _is_best(chosen, layer.pattern) else _kept(layer, _find(layer, Auto(), name))
-        )
+        first.setdefault(id(layer.weight), name)
+    distinct = {name: layers[name] for name in first.values()}
+    found: dict[str, torch.Tensor] = {}
+    sums = torch.zeros(len(distinct), 5, dtype=torch.float64)  # flips, size, kept, total, best
+    failure = None
+    seconds = 0.0
+    for row, (name, layer) in zip(sums, distinct.items(), strict=True):
+        started = time.perf_counter()
+        try:
+            found[name] = _find(layer, chosen, name)
+            seconds += time.perf_counter() - started
+            if not _is_best(chosen, layer.pattern):
+                # What an approximation is measured against.
+                row[4] = _measure(layer, _find(layer, Auto(), name))[2]
+        except TransposableError as error:
+            failure = (name, error)
+            break
+        row[:4] = torch.tensor(_measure(layer, found[name]), dtype=torch.float64)
+        if _is_best(chosen, layer.pattern):
+            row[4] = row[2]
+    # Nothing is stored before all ranks know that none has failed.
+    flips, size, kept, total, best = add_up(distinct, sums, failure).sum(0).tolist()
     started = time.perf_counter()
+    for name, layer in distinct.items():
+        found[name] = gather_mask(found[name], layer.weight)
     for layer in layers.values():
-        layer.mask.copy_(found[id(layer.weight)])
+        layer.mask.copy_(found[first[id(layer.weight)]])
     seconds += time.perf_counter() - started
     return Refreshed(
         flip_rate=flips / max(size, 1),
@@ -83,19 +107,35 @@ def refresh_masks(
     )
 
 
+def _layers_of(model: nn.Module) -> Mapping[str, SparseLayer]:
+    layers = sparse_layers(model)
+    if not layers:
+        raise LayerError(
+            f"refresh_masks: {type(model).__name__} has no sparse layer, so there is no mask to "
+            "find; call sparsify(model, '2:4T') first"
+        )
+    for layer in layers.values():
+        layer.adopt_code()
+    return layers
+
+
 def _find(layer: SparseLayer, solver: Solver, name: str) -> torch.Tensor:
-    """The whole mask, on every rank; each rank solves the part of the weight that it holds."""
-    weight = layer.weight
+    """The mask of the part of the weight that this rank holds."""
     layout = local_layout(layer)
-    mask = best_mask(local(weight), layer.pattern, layout, layer.stored_in_out, solver, name)
-    return gather_mask(mask, weight)
+    weight = local(layer.weight)
+    return best_mask(weight, layer.pattern, layout, layer.stored_in_out, solver, name)
+
+
+def _measure(layer: SparseLayer, mask: torch.Tensor) -> tuple[float, float, float, float]:
+    """Of this rank's part: entries that flip, entries, magnitude kept, magnitude in all."""
+    flips = (local_part(layer.mask, layer.weight) != mask).count_nonzero()
+    magnitude = local(layer.weight).abs()
+    # In double precision: what is left must not depend on how many ranks share the work.
+    kept = bits.kept(magnitude, mask).sum(dtype=torch.float64)
+    total = magnitude.sum(dtype=torch.float64)
+    return float(flips), float(mask.numel()), float(kept), float(total)
 
 
 def _is_best(solver: Solver, pattern: Pattern) -> bool:
     actual = solver.choose(pattern) if isinstance(solver, Auto) else solver
     return actual.promises_optimal
-
-
-def _kept(layer: SparseLayer, mask: torch.Tensor) -> float:
-    magnitude = local(layer.weight).abs()
-    return float(torch.where(local_part(mask, layer.weight), magnitude, 0.0).sum())
