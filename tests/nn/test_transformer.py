@@ -32,9 +32,7 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def encoder_layer(**options: object) -> nn.TransformerEncoderLayer:
     torch.manual_seed(0)
-    return nn.TransformerEncoderLayer(
-        16, 2, 32, batch_first=True, dropout=0.0, **options
-    ).eval()
+    return nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, dropout=0.0, **options).eval()
 
 
 X = torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(0))
