@@ -21,7 +21,7 @@ except ImportError as error:
     ) from error
 
 
-class SparsityCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
+class SparsityCallback(TrainerCallback, ExportableState):
     """Trains the sparse layers of a ``transformers.Trainer``'s model by a recipe.
 
         sparsify(model, "2:4T", exclude="classifier")
@@ -42,8 +42,8 @@ class SparsityCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
     for the Trainer, so that ``controller.steps`` is ``state.global_step`` of the run.
 
     A checkpoint of the Trainer holds the masks with the weights and the controller's state in
-    trainer_state.json; ``trainer.train(resume_from_checkpoint=...)`` goes on with both. Sparsify the
-    model before. With each training loss the Trainer logs ``mask_flip_rate``, ``mask_kept`` and
+    trainer_state.json; ``trainer.train(resume_from_checkpoint=...)`` goes on with both. Sparsify
+    the model before. With a training loss the Trainer logs ``mask_flip_rate``, ``mask_kept`` and
     ``mask_gap`` of the newest refresh since the last one.
 
     Example:
@@ -76,9 +76,16 @@ class SparsityCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Make the controller, or give it the state that the Trainer has read."""
+        entry = state.stateful_callbacks.get(type(self).__name__)
+        if isinstance(entry, list):
+            raise ControllerError(
+                f"SparsityCallback: the Trainer has {len(entry)} of them; a model has one "
+                "controller, so give one SparsityCallback (patterns may differ by layer, see "
+                "sparsify)"
+            )
         saved = None
         if state.global_step > 0:  # resumed: a run that starts is at step 0
-            saved = self._saved(state)
+            saved = self._saved(entry, state.global_step)
         controller = self._binding.start(kwargs["model"], saved)
         self._logged = len(controller.history)
 
@@ -122,18 +129,12 @@ class SparsityCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             "SparsityCallback resumes without it"
         )
 
-    def _saved(self, state: Any) -> dict[str, Any]:
-        entry = state.stateful_callbacks.get(type(self).__name__)
-        if isinstance(entry, list):
-            raise ControllerError(
-                f"SparsityCallback: the checkpoint has the states of {len(entry)} of them; a model "
-                "has one controller, so train it with one SparsityCallback"
-            )
+    def _saved(self, entry: dict[str, Any] | None, step: int) -> dict[str, Any]:
         saved: dict[str, Any] | None = (entry or {}).get("attributes", {}).get("saved_controller")
         if saved is None:
             raise CheckpointError(
-                f"SparsityCallback: the Trainer resumes at step {state.global_step} from a "
-                "checkpoint of a run without this callback; to go on sparse from its weights, load "
-                "them into the dense model, sparsify it, and train without resume_from_checkpoint"
+                f"SparsityCallback: the Trainer resumes at step {step} from a checkpoint of a run "
+                "without this callback; to go on sparse from its weights, load them into the dense "
+                "model, sparsify it, and train without resume_from_checkpoint"
             )
         return saved
