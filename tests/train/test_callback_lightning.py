@@ -22,13 +22,6 @@ from transposable.nn import SparseLinear
 from transposable.train import SRSTE, DenseStart, DenseTail, Recipe, Static
 from transposable.train.callbacks.lightning import SparsityCallback
 
-pytestmark = [
-    # Lightning 2.6 asks torch 2.13 in its old way what a leaf is.
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec:FutureWarning"),
-    # Two runs of a test share a folder on purpose.
-    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
-]
-
 
 class Net(pl.LightningModule):
     def __init__(self, *, pattern: str | None = "2:4T") -> None:
