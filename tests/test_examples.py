@@ -15,6 +15,9 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
-def test_example_runs(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_example_runs(
+    script: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", [str(script)])  # each example's own defaults
     runpy.run_path(str(script), run_name="__main__")
     assert capsys.readouterr().out.strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import torch
@@ -245,6 +246,14 @@ class SparseLayer(nn.Module):
         self, weight: torch.Tensor, mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         return (weight.t(), mask.t()) if self.stored_in_out else (weight, mask)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        # .bfloat16() and the like are for what is trained: a rounded scale would be another run.
+        before = self.scale
+        super()._apply(fn, recurse)
+        if before is not None and self.scale is not None and self.scale.dtype != before.dtype:
+            self.scale = before.to(self.scale.device)
+        return self
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any

@@ -1,0 +1,166 @@
+"""SparsityCallback for Lightning."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from transposable.errors import CheckpointError, ControllerError, DependencyError
+from transposable.solvers import Solver
+from transposable.train.callbacks.binding import Binding, figures
+from transposable.train.controller import MaskController
+from transposable.train.recipes import Recipe
+from transposable.train.schedules import Schedule
+
+
+def _callback_class() -> Any:
+    """Lightning's base class, of whichever of its two packages there is."""
+    for package in ("lightning.pytorch", "pytorch_lightning"):
+        try:
+            return import_module(package).Callback
+        except ModuleNotFoundError as error:
+            missing = error
+    raise DependencyError(
+        f"transposable.train.callbacks.lightning: {missing}; the callback needs Lightning; run: "
+        "pip install 'transposable[lightning]'"
+    ) from missing
+
+
+class SparsityCallback(_callback_class()):  # type: ignore[misc]
+    """Trains the sparse layers of a LightningModule by a recipe.
+
+        sparsify(module, "2:4T", exclude="head")
+        trainer = Trainer(callbacks=[SparsityCallback("sr-ste", refresh=40)], ...)
+        trainer.fit(module, data)
+
+    Args:
+        recipe, refresh, solver: as for :class:`~transposable.MaskController`, which is made when
+            fitting starts, after the strategy has wrapped or sharded the module.
+        controller: a ready controller instead; it is not closed when fitting ends.
+
+    Raises:
+        RecipeError: if recipe or refresh is unknown.
+        ControllerError: if a ready controller comes with a recipe, refresh or solver.
+
+    One ``controller.step()`` follows each batch in which optimizers stepped: not each batch of an
+    accumulation, and once if several optimizers share the layers. With manual optimization that
+    steps an optimizer more than once in a batch, call ``controller.step()`` after each in
+    ``training_step``; the callback then leaves it to you.
+
+    Checkpoints hold the masks with the weights and the controller's state with the callbacks', in
+    the middle of an accumulation also its gradients; ``trainer.fit(ckpt_path=...)`` goes on with
+    all of them. Sparsify the module before, or in ``configure_model``. ``mask_flip_rate``,
+    ``mask_kept`` and ``mask_gap`` of the newest refresh are logged with ``pl_module.log``, once or
+    more at the trainer's ``log_every_n_steps``.
+
+    Example:
+        >>> SparsityCallback("sr-ste", refresh=40).state_dict()
+        {}
+    """
+
+    def __init__(
+        self,
+        recipe: str | Recipe = "static",
+        refresh: int | Schedule | None = None,
+        solver: str | Solver = "auto",
+        *,
+        controller: MaskController | None = None,
+    ) -> None:
+        self._binding = Binding(recipe, refresh, solver, controller)
+        self._loaded: dict[str, Any] | None = None
+        self._fresh = True
+        self._fitting = False
+        self._accumulating = False
+        self._optimizer_steps = 0
+        self._controller_steps = 0
+
+    @property
+    def controller(self) -> MaskController:
+        """The controller of the current or the last fit.
+
+        Raises:
+            ControllerError: before the first fit, if none was given.
+        """
+        return self._binding.controller
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """A checkpoint that Lightning reads after this is for this run."""
+        self._loaded = None
+        self._accumulating = False
+        self._fitting = stage == "fit"
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state for the controller; which of the two is there first, strategies decide."""
+        if not self._fitting:
+            return  # testing reads the checkpoint for its weights
+        self._loaded = state_dict["controller"]
+        self._accumulating = state_dict["accumulating"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What Lightning writes into its checkpoints."""
+        held = self._binding.held
+        if held is None:
+            return {}
+        # Lightning keeps the gradients of the last step until the next backward pass.
+        saved = held.state_dict(gradients=self._accumulating)
+        return {"controller": saved, "accumulating": self._accumulating}
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Make the controller before anything is evaluated."""
+        held = self._binding.held
+        state = self._loaded
+        if state is None and held is not None and held.model is pl_module and trainer.global_step:
+            state = held.state_dict(gradients=False)  # fit once more, as Lightning counts on
+        self._binding.start(pl_module, state)
+        self._fresh = state is None
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Everything is restored now."""
+        if self._loaded is not None:
+            # Some strategies load after wrapping, and Lightning has cleared the gradients by now.
+            self.controller.load_state_dict(self._loaded)
+        elif self._fresh and trainer.ckpt_path is not None and trainer.global_step > 0:
+            raise CheckpointError(
+                f"SparsityCallback: the Trainer resumes at step {trainer.global_step} from a "
+                "checkpoint of a run without this callback; to go on sparse from its weights, load "
+                "them into the dense module, sparsify it, and fit without ckpt_path"
+            )
+        self._loaded = None
+        self._optimizer_steps = trainer.global_step
+        self._controller_steps = self.controller.steps
+
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        """There are gradients that no optimizer has used."""
+        self._accumulating = True
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any, **kwargs: Any) -> None:
+        """Count the step if there was one; refresh the masks when due; log."""
+        done = trainer.global_step - self._optimizer_steps
+        if done == 0:
+            return
+        self._accumulating = False
+        controller = self.controller
+        if controller.steps == self._controller_steps:
+            if done > len(trainer.optimizers):
+                raise ControllerError(
+                    f"SparsityCallback: {done} steps of {len(trainer.optimizers)} optimizers in "
+                    "one batch, and one controller.step(); with manual optimization that steps an "
+                    "optimizer several times, call the callback's controller.step() in "
+                    "training_step after each"
+                )
+            controller.step()
+        self._optimizer_steps = trainer.global_step
+        self._controller_steps = controller.steps
+        record = controller.history[-1] if controller.history else None
+        # Long enough to meet a step at which the loggers write.
+        if record is not None and controller.steps - record.step < trainer.log_every_n_steps:
+            pl_module.log_dict(figures(record), on_step=True, on_epoch=False, batch_size=1)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """The recipe's gradient term ends with the fit."""
+        if stage == "fit":
+            self._binding.end()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """As at the end: no teardown follows."""
+        self._binding.end()
