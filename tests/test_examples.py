@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,6 @@ def test_there_are_examples() -> None:
 def test_example_runs(
     script: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.argv", [str(script)])  # each example's own defaults
+    monkeypatch.setattr(sys, "argv", [str(script)])  # each example's own defaults
     runpy.run_path(str(script), run_name="__main__")
     assert capsys.readouterr().out.strip()
