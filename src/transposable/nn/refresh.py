@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from transposable.nn.layer import SparseLayer
-from transposable.nn.masks import best_mask
-from transposable.nn.sharding import gather_mask, local, local_layout, local_part
+from transposable.nn.masks import MaskChange, best_mask, magnitudes, replace_mask
+from transposable.nn.sharding import gather_mask, is_sharded, local, local_layout, local_part
 from transposable.nn.surgery import sparse_layers
 from transposable.pattern import Pattern
 from transposable.solvers import Auto, Solver, make_solver
@@ -59,21 +59,21 @@ def refresh_masks(
         if id(layer.weight) not in found:
             found[id(layer.weight)] = _find(layer, chosen, name)
     seconds = time.perf_counter() - started
-    flips = size = 0
-    kept = best = total = 0.0
+    best = 0.0
     for name, layer in layers.items():
-        mask = found[id(layer.weight)]
-        flips += int((layer.mask != mask).count_nonzero())
-        size += mask.numel()
-        total += float(local(layer.weight).abs().sum())
-        mine = _kept(layer, mask)
-        kept += mine
-        best += (
-            mine if _is_best(chosen, layer.pattern) else _kept(layer, _find(layer, Auto(), name))
-        )
+        if not _is_best(chosen, layer.pattern):
+            best += _kept(layer, _find(layer, Auto(), name))
     started = time.perf_counter()
+    flips = size = 0
+    kept = total = 0.0
     for layer in layers.values():
-        layer.mask.copy_(found[id(layer.weight)])
+        change = _replace(layer, found[id(layer.weight)])
+        flips += change.flips
+        size += layer.mask.numel()
+        kept += change.kept
+        total += change.total
+        if _is_best(chosen, layer.pattern):
+            best += change.kept
     seconds += time.perf_counter() - started
     return Refreshed(
         flip_rate=flips / max(size, 1),
@@ -96,6 +96,16 @@ def _is_best(solver: Solver, pattern: Pattern) -> bool:
     return actual.promises_optimal
 
 
+def _replace(layer: SparseLayer, found: torch.Tensor) -> MaskChange:
+    weight = local(layer.weight)
+    if not is_sharded(layer.weight):
+        return replace_mask(layer.mask, found, weight)
+    # Masks are whole on every rank, weights are not.
+    flips = int((layer.mask != found).count_nonzero())
+    layer.mask.copy_(found)
+    return MaskChange(flips, *magnitudes(weight, local_part(found, layer.weight)))
+
+
 def _kept(layer: SparseLayer, mask: torch.Tensor) -> float:
-    magnitude = local(layer.weight).abs()
-    return float(torch.where(local_part(mask, layer.weight), magnitude, 0.0).sum())
+    kept, _ = magnitudes(local(layer.weight), local_part(mask, layer.weight))
+    return kept
