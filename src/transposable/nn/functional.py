@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from transposable.nn.select import multiplies, selected
+
 
 class _StraightThrough(torch.autograd.Function):
     """Forward: the effective weight. Backward: its gradient goes to the dense weight unchanged."""
@@ -23,6 +25,29 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         return gradients[0], None
+
+
+class _Masked(torch.autograd.Function):
+    """torch.where(mask, tensor, 0.0) by :func:`selected`, in every direction."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(tensor: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return selected(tensor, mask)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(inputs[1])
+        ctx.save_for_forward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return _Masked.apply(gradients[0], *ctx.saved_tensors), None  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return _Masked.apply(tangents[0], *ctx.saved_tensors)  # type: ignore[no-untyped-call]
 
 
 def masked(
@@ -48,9 +73,12 @@ def masked(
     """
     if straight_through:
         effective: torch.Tensor = _StraightThrough.apply(  # type: ignore[no-untyped-call]
-            weight, torch.where(mask, weight.detach(), 0.0)
+            weight, selected(weight, mask)
         )
         return effective
+    if multiplies(weight):
+        result: torch.Tensor = _Masked.apply(weight, mask)  # type: ignore[no-untyped-call]
+        return result
     return torch.where(mask, weight, 0.0)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from transposable import _core
-from transposable.api import find_mask
+from transposable.api import kept_matrices
 from transposable.errors import DeviceError, ScoresError
 from transposable.layout import Layout
 from transposable.nn.select import selected
@@ -23,7 +23,9 @@ def best_mask(
     solver: str | Solver,
     name: str,
 ) -> torch.Tensor:
-    """The mask of a layer's weight by magnitude, bool in the weight's shape, on its device.
+    """The mask of a layer's weight by magnitude, bool, on the weight's device.
+
+    Its shape and its memory order are the weight's: passes over both then run straight through.
 
     A weight on an accelerator is copied to the CPU, where the solvers run, and the mask back.
 
@@ -37,14 +39,16 @@ def best_mask(
             "materialise and initialise the model first (model.to_empty(...), then its weights)"
         )
     scores = weight.detach().cpu()
-    if stored_in_out:
-        scores = scores.t()
+    out_in = scores.t() if stored_in_out else scores
     try:
-        mask = find_mask(scores, pattern, solver=solver, layout=layout).tensor
+        kept = kept_matrices(out_in, pattern, solver, layout)
     except ScoresError as error:
         raise ScoresError(f"mask of layer {name!r}: {error}") from None
+    mask = layout.arrange(kept, out_in.shape)
     if stored_in_out:
-        mask = mask.t().contiguous()
+        mask = mask.t()
+    if mask.stride() != scores.stride():
+        mask = torch.empty_like(scores, dtype=torch.bool).copy_(mask)
     return mask.to(weight.device)
 
 

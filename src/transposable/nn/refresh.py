@@ -59,26 +59,27 @@ def refresh_masks(
         if id(layer.weight) not in found:
             found[id(layer.weight)] = _find(layer, chosen, name)
     seconds = time.perf_counter() - started
-    best = 0.0
-    for name, layer in layers.items():
-        if not _is_best(chosen, layer.pattern):
-            best += _kept(layer, _find(layer, Auto(), name))
+    # What an approximation is measured against; before any mask is stored.
+    best = {
+        name: _kept(layer, _find(layer, Auto(), name))
+        for name, layer in layers.items()
+        if not _is_best(chosen, layer.pattern)
+    }
     started = time.perf_counter()
     flips = size = 0
-    kept = total = 0.0
-    for layer in layers.values():
+    kept = total = most = 0.0
+    for name, layer in layers.items():
         change = _replace(layer, found[id(layer.weight)])
         flips += change.flips
         size += layer.mask.numel()
         kept += change.kept
         total += change.total
-        if _is_best(chosen, layer.pattern):
-            best += change.kept
+        most += best.get(name, change.kept)
     seconds += time.perf_counter() - started
     return Refreshed(
         flip_rate=flips / max(size, 1),
         kept=kept / total if total > 0 else 1.0,
-        gap=max(0.0, 1 - kept / best) if best > 0 else 0.0,
+        gap=max(0.0, 1 - kept / most) if most > 0 else 0.0,
         seconds=seconds,
     )
 

@@ -27,7 +27,7 @@ def selected(tensor: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         [1.0, 0.0]
     """
     tensor = tensor.detach()
-    if not _multiplies(tensor):
+    if not multiplies(tensor):
         return torch.where(mask, tensor, 0.0)
     bits = tensor.view(_INTEGERS[tensor.element_size()])
     return (bits * mask).view(tensor.dtype)
@@ -42,12 +42,18 @@ def select_(tensor: torch.Tensor, mask: torch.Tensor) -> None:
         >>> weight.tolist()
         [-2.0, 0.0]
     """
-    if not _multiplies(tensor):
+    if not multiplies(tensor):
         tensor.masked_fill_(~mask, 0.0)
         return
     tensor.view(_INTEGERS[tensor.element_size()]).mul_(mask)
 
 
-def _multiplies(tensor: torch.Tensor) -> bool:
-    # A compiler fuses torch.where, an exporter knows it, and an accelerator does not branch.
-    return tensor.is_cpu and not torch.compiler.is_compiling()
+def multiplies(tensor: torch.Tensor) -> bool:
+    """Whether :func:`selected` multiplies bits: eager on the CPU.
+
+    A compiler fuses torch.where, a tracer and an exporter know it, and an accelerator does not
+    branch.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    return tensor.is_cpu is True  # a symbolic tracer's stand-in for a tensor says anything
