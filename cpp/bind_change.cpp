@@ -26,7 +26,7 @@ std::tuple<std::int64_t, double, double> change_mask(const Weight& weight, const
   for (std::size_t k = 0; k < weight.ndim(); ++k) {
     if (mask.shape(k) != weight.shape(k) || found.shape(k) != weight.shape(k))
       throw std::invalid_argument("masks: shape must equal that of the weight");
-    if (mask.shape(k) > 1 && mask.stride(k) == 0)
+    if (mask.size() > 0 && mask.shape(k) > 1 && mask.stride(k) == 0)
       throw std::invalid_argument("mask: entries share memory, and cannot be written");
     job.axes.push_back({static_cast<std::int64_t>(weight.shape(k)), weight.stride(k),
                         mask.stride(k), found.stride(k)});

@@ -88,6 +88,6 @@ def replace_mask(mask: torch.Tensor, found: torch.Tensor, weight: torch.Tensor) 
 def magnitudes(weight: torch.Tensor, mask: torch.Tensor) -> tuple[float, float]:
     """The magnitude of a weight that a mask keeps, and all of it."""
     magnitude = weight.detach().abs()
-    wide = torch.promote_types(weight.dtype, torch.float32)
+    wide = torch.float32 if weight.is_mps else torch.float64  # that device has no doubles
     kept = selected(magnitude, mask).sum(dtype=wide)
     return float(kept), float(magnitude.sum(dtype=wide))

@@ -54,6 +54,6 @@ def multiplies(tensor: torch.Tensor) -> bool:
     A compiler fuses torch.where, a tracer and an exporter know it, and an accelerator does not
     branch.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return False
     return tensor.is_cpu is True  # a symbolic tracer's stand-in for a tensor says anything
