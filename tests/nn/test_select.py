@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 
 from transposable.nn import SparseLinear, functional
 from transposable.nn.select import select_, selected
-from transposable.train import SRSTE, MaskedDecay, Static
+from transposable.train import SRSTE, DenseTail, MaskController, MaskedDecay, Recipe, Static
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -86,6 +86,25 @@ def test_static_zeroes_what_the_optimizer_spoilt() -> None:
     Static().after_step(weight, mask)
     assert same_bits(weight, torch.tensor([1.0, 0.0, 0.0, 0.0]))
     assert weight._version > version  # autograd and the controller see that it was written
+
+
+class Halving(Recipe):
+    """A recipe that somebody else wrote."""
+
+    def after_step(self, weight: torch.Tensor, mask: torch.Tensor) -> None:
+        weight.mul_(0.5)
+
+
+def test_a_recipe_is_known_to_change_weights_by_its_method() -> None:
+    assert not SRSTE().changes_weight
+    assert not DenseTail(SRSTE(), at=3).changes_weight
+    assert Static().changes_weight
+    assert DenseTail(Static(), at=3).changes_weight
+    layer = SparseLinear(8, 8, pattern="2:4T")
+    controller = MaskController(layer, Halving(), refresh=100)
+    before = layer.weight.detach().clone()
+    controller.step()
+    assert torch.equal(layer.weight, before / 2)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own, forward mode
