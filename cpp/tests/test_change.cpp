@@ -96,22 +96,32 @@ void memory_orders(DType dtype) {
   compare({{4, 0, 0, 0}, {0, 1, 1, 1}}, 4, dtype);                    // nothing
 }
 
-void infinities() {
-  const float weight[] = {1, -INFINITY, 2};
-  std::uint8_t mask[] = {0, 0, 0};
-  const std::uint8_t first[] = {1, 0, 0}, both[] = {1, 1, 0};
-  const MaskChange without = change_mask({weight, DType::f32, mask, first, {{3, 1, 1, 1}}}, 1);
-  CHECK_EQUAL(without.kept, 1);
-  CHECK_EQUAL(without.total, INFINITY);
-  const MaskChange with = change_mask({weight, DType::f32, mask, both, {{3, 1, 1, 1}}}, 1);
-  CHECK_EQUAL(with.kept, INFINITY);
-  CHECK_EQUAL(with.flips, 1);
+// 1, -infinity and 2: an infinite weight counts where it is kept, and only there.
+template <class T>
+void infinities(DType dtype, T one, T infinity, T two) {
+  for (const std::int64_t step : {1, 2}) {  // the kernel, and the loop for other strides
+    const T weight[] = {one, one, infinity, infinity, two, two};
+    std::uint8_t mask[] = {0, 0, 0};
+    const std::uint8_t first[] = {1, 0, 1}, both[] = {1, 1, 0};
+    const T packed[] = {one, infinity, two};
+    const ChangeAxis axis{3, step, 1, 1};
+    const void* const data = step == 1 ? packed : weight;
+    const MaskChange without = change_mask({data, dtype, mask, first, {axis}}, 1);
+    CHECK_EQUAL(without.kept, 3);
+    CHECK_EQUAL(without.total, INFINITY);
+    const MaskChange with = change_mask({data, dtype, mask, both, {axis}}, 1);
+    CHECK_EQUAL(with.kept, INFINITY);
+    CHECK_EQUAL(with.flips, 2);
+  }
 }
 
 }  // namespace
 
 int main() {
   for (const DType dtype : {DType::f32, DType::f64, DType::f16, DType::bf16}) memory_orders(dtype);
-  infinities();
+  infinities<float>(DType::f32, 1, -INFINITY, 2);
+  infinities<double>(DType::f64, 1, -INFINITY, 2);
+  infinities<std::uint16_t>(DType::f16, 0x3c00, 0xfc00, 0x4000);
+  infinities<std::uint16_t>(DType::bf16, 0x3f80, 0xff80, 0x4000);
   return check::result("test_change");
 }
