@@ -148,6 +148,10 @@ py-test: $(STAMPS)/dev ## pytest, doctests included
 bench-solve: $(STAMPS)/dev ## the solver benchmark: peers in the same run, table into README.md
 	@$(PY) -m benchmarks.solve --json benchmarks/results/solve.json --plot benchmarks/results/solve.png --markdown README.md
 
+.PHONY: bench-refresh
+bench-refresh: $(STAMPS)/dev ## what a refresh of the masks costs in training, table into docs/train.md
+	@$(PY) -m benchmarks.refresh --json benchmarks/results/refresh.json --markdown docs/train.md
+
 .PHONY: clean
 clean: ## remove everything that make created
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

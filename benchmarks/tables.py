@@ -217,11 +217,11 @@ def markdown(results: dict[str, Any]) -> str:
     if len(speed) > 1:
         columns = [speed[0].index(heading) for heading in _README_COLUMNS]
         narrow = [[row[column] for column in columns] for row in speed]
-        lines += [*_markdown_table(narrow), "", _PROTOTYPE_NOTE, ""]
+        lines += [*markdown_table(narrow), "", _PROTOTYPE_NOTE, ""]
     relative = relative_rows(results)
     if len(relative) > 1:
         lines += [
-            *_markdown_table(relative),
+            *markdown_table(relative),
             "",
             "Times relative to Gaussian float32; peak growth of the resident memory relative to "
             "weight and mask.",
@@ -245,16 +245,23 @@ def into_markdown(path: Path, results: dict[str, Any]) -> str:
     Raises:
         MarkerError: if the file has no pair of markers.
     """
-    table = f"{BEGIN}\n{markdown(results)}{END}"
     if not path.exists():
-        return table + "\n"
-    text = path.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        return f"{BEGIN}\n{markdown(results)}{END}\n"
+    return within_markers(path, path.read_text(), BEGIN, END, markdown(results))
+
+
+def within_markers(path: Path, text: str, begin: str, end: str, table: str) -> str:
+    """The text of a file with the table between two markers.
+
+    Raises:
+        MarkerError: if the text has no pair of markers.
+    """
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise MarkerError(
-            f"{path}: needs one line {BEGIN} and, after it, one line {END}; add them where the "
+            f"{path}: needs one line {begin} and, after it, one line {end}; add them where the "
             "table belongs"
         )
-    return text[: text.index(BEGIN)] + table + text[text.index(END) + len(END) :]
+    return f"{text[: text.index(begin)]}{begin}\n{table}{text[text.index(end) :]}"
 
 
 def _solver_table(results: dict[str, Any], patterns: list[str], shown: str) -> list[str]:
@@ -276,7 +283,7 @@ def _solver_table(results: dict[str, Any], patterns: list[str], shown: str) -> l
                 share(at["exactly_n"]) if at else "-",
             ]
         )
-    return [*_markdown_table(rows), "", _peer_note(results), ""]
+    return [*markdown_table(rows), "", _peer_note(results), ""]
 
 
 def _peer_note(results: dict[str, Any]) -> str:
@@ -304,7 +311,8 @@ def _ratio(value: dict[str, float] | None, suffix: str = "") -> str:
     return "-" if value is None else f"{value['median']:.2f}{suffix}"
 
 
-def _markdown_table(rows: list[list[str]]) -> list[str]:
+def markdown_table(rows: list[list[str]]) -> list[str]:
+    """Lines of a Markdown table, the first row its heading."""
     rule = ["---", *["--:"] * (len(rows[0]) - 1)]
     # A tilde pair would strike out what is between them.
     return ["| " + " | ".join(row).replace("~", "\\~") + " |" for row in (rows[0], rule, *rows[1:])]

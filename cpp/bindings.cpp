@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bind_approx.hpp"
+#include "bind_change.hpp"
 #include "convert.hpp"
 #include "core/exact.hpp"
 #include "core/isa.hpp"
@@ -84,4 +85,5 @@ NB_MODULE(_core, module) {
       },
       "The instruction sets that this machine can run, best first.");
   bind_approx(module);
+  bind_change(module);
 }

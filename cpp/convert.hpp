@@ -17,21 +17,19 @@ using ScoresArray = nb::ndarray<nb::ro, nb::ndim<3>, nb::device::cpu>;
 using MaskArray = nb::ndarray<bool, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using Potentials = nb::ndarray<double, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 
-inline transposable::Scores scores_of(const ScoresArray& array, bool magnitude) {
+inline transposable::DType dtype_of(nb::dlpack::dtype dtype) {
   using transposable::DType;
-  DType dtype;
-  if (array.dtype() == nb::dtype<float>())
-    dtype = DType::f32;
-  else if (array.dtype() == nb::dtype<double>())
-    dtype = DType::f64;
-  else if (array.dtype() == nb::dlpack::dtype{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), 16, 1})
-    dtype = DType::f16;
-  else if (array.dtype() == nb::dlpack::dtype{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Bfloat), 16, 1})
-    dtype = DType::bf16;
-  else
-    throw std::invalid_argument("scores: dtype must be float32, float64, float16 or bfloat16");
+  using Code = nb::dlpack::dtype_code;
+  if (dtype == nb::dtype<float>()) return DType::f32;
+  if (dtype == nb::dtype<double>()) return DType::f64;
+  if (dtype == nb::dlpack::dtype{static_cast<std::uint8_t>(Code::Float), 16, 1}) return DType::f16;
+  if (dtype == nb::dlpack::dtype{static_cast<std::uint8_t>(Code::Bfloat), 16, 1}) return DType::bf16;
+  throw std::invalid_argument("scores: dtype must be float32, float64, float16 or bfloat16");
+}
+
+inline transposable::Scores scores_of(const ScoresArray& array, bool magnitude) {
   return {array.data(),
-          dtype,
+          dtype_of(array.dtype()),
           static_cast<std::int64_t>(array.shape(0)),
           static_cast<std::int64_t>(array.shape(1)),
           static_cast<std::int64_t>(array.shape(2)),

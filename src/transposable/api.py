@@ -68,6 +68,20 @@ def find_mask(
     return _mask(outcome.kept, problem, read, tensor, weight)
 
 
+def kept_matrices(
+    weight: torch.Tensor, pattern: Pattern, solver: str | Solver, layout: Layout
+) -> torch.Tensor:
+    """The mask of :func:`find_mask` as its solver leaves it, for callers that store it themselves.
+
+    Returns:
+        bool [batch, rows, cols], the matrices that the layout reads in the weight; contiguous.
+    """
+    chosen, problem, read, tensor = _prepare(
+        "find_mask", weight, pattern, solver, None, layout, 1, None
+    )
+    return _run("find_mask", chosen, problem, read, tensor, certify=False).kept
+
+
 def solve(
     scores: Any,
     pattern: str | Pattern,

@@ -93,13 +93,17 @@ class Layout:
 
     def restore(self, matrices: torch.Tensor, shape: torch.Size | tuple[int, ...]) -> torch.Tensor:
         """The exact inverse of :meth:`matrices` for a tensor of the given shape, contiguous."""
+        return self.arrange(matrices, shape).contiguous()
+
+    def arrange(self, matrices: torch.Tensor, shape: torch.Size | tuple[int, ...]) -> torch.Tensor:
+        """As :meth:`restore`, in any memory order: a view where strides allow."""
         if self.name != "conv":
             return matrices.reshape(shape)
         out, per_group, *kernel = shape
         batch_first = matrices.reshape(self.groups, *kernel, out // self.groups, per_group)
         last = batch_first.ndim - 1
         split = batch_first.permute(0, last - 1, last, *range(1, last - 1))
-        return split.reshape(shape).contiguous()
+        return split.reshape(shape)
 
     def index(
         self, place: tuple[int, int, int], shape: torch.Size | tuple[int, ...]

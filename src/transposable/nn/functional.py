@@ -125,7 +125,7 @@ def soft_thresholded(
         [[3.0, -2.0, 0.0, 0.0]]
 
     Hu et al., "S-STE: Continuous Pruning Function for Efficient 2:4 Sparse Pre-training", NeurIPS
-    2024; github.com/huyz2023/2by4-pretrain, sparse/utils.py.
+    2024, equation 8.
     """
     effective: torch.Tensor = _StraightThrough.apply(weight, mask, m, scale)  # type: ignore[no-untyped-call]
     return effective

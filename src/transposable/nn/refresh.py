@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from transposable.errors import LayerError, TransposableError
-from transposable.nn import bits
 from transposable.nn.layer import SparseLayer
-from transposable.nn.masks import best_mask
+from transposable.nn.masks import best_mask, magnitudes, replace_mask
 from transposable.nn.sharding import (
     add_up,
     check_shards,
     gather_mask,
+    is_sharded,
     local,
     local_layout,
     local_part,
@@ -84,25 +84,36 @@ def refresh_masks(
             seconds += time.perf_counter() - started
             if not _is_best(chosen, layer.pattern):
                 # What an approximation is measured against.
-                row[4] = _measure(layer, _find(layer, Auto(), name))[2]
+                best = _find(layer, Auto(), name)
+                row[4] = magnitudes(local(layer.weight), best)[0]
         except TransposableError as error:
             failure = (name, error)
             break
-        row[:4] = torch.tensor(_measure(layer, found[name]), dtype=torch.float64)
+        if is_sharded(layer.weight):
+            row[:4] = torch.tensor(_measure(layer, found[name]), dtype=torch.float64)
+    # Nothing is stored before all ranks know that none has failed.
+    sums = add_up(distinct, sums, failure)
+    started = time.perf_counter()
+    for row, (name, layer) in zip(sums, distinct.items(), strict=True):
+        if is_sharded(layer.weight):
+            layer.mask.copy_(gather_mask(found[name], layer.weight))
+        else:
+            change = replace_mask(layer.mask, found[name], layer.weight)
+            row[:4] = torch.tensor(
+                (change.flips, layer.mask.numel(), change.kept, change.total), dtype=torch.float64
+            )
         if _is_best(chosen, layer.pattern):
             row[4] = row[2]
-    # Nothing is stored before all ranks know that none has failed.
-    flips, size, kept, total, best = add_up(distinct, sums, failure).sum(0).tolist()
-    started = time.perf_counter()
-    for name, layer in distinct.items():
-        found[name] = gather_mask(found[name], layer.weight)
-    for layer in layers.values():
-        layer.mask.copy_(found[first[id(layer.weight)]])
+    for name, layer in layers.items():
+        owner = first[id(layer.weight)]
+        if owner != name:
+            layer.mask.copy_(layers[owner].mask)
     seconds += time.perf_counter() - started
+    flips, size, kept, total, most = sums.sum(0).tolist()
     return Refreshed(
         flip_rate=flips / max(size, 1),
         kept=kept / total if total > 0 else 1.0,
-        gap=max(0.0, 1 - kept / best) if best > 0 else 0.0,
+        gap=max(0.0, 1 - kept / most) if most > 0 else 0.0,
         seconds=seconds,
     )
 
@@ -129,11 +140,8 @@ def _find(layer: SparseLayer, solver: Solver, name: str) -> torch.Tensor:
 def _measure(layer: SparseLayer, mask: torch.Tensor) -> tuple[float, float, float, float]:
     """Of this rank's part: entries that flip, entries, magnitude kept, magnitude in all."""
     flips = (local_part(layer.mask, layer.weight) != mask).count_nonzero()
-    magnitude = local(layer.weight).abs()
     # In double precision: what is left must not depend on how many ranks share the work.
-    kept = bits.kept(magnitude, mask).sum(dtype=torch.float64)
-    total = magnitude.sum(dtype=torch.float64)
-    return float(flips), float(mask.numel()), float(kept), float(total)
+    return float(flips), float(mask.numel()), *magnitudes(local(layer.weight), mask)
 
 
 def _is_best(solver: Solver, pattern: Pattern) -> bool:

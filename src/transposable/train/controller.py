@@ -269,6 +269,8 @@ class MaskController:
             layer.weighting = self.recipe.weighting if sparse else "dense"
 
     def _after_step(self) -> None:
+        if not self.recipe.changes_weight:
+            return
         with torch.no_grad():
             for layer in self.layers.values():
                 self.recipe.after_step(local(layer.weight), local_part(layer.mask, layer.weight))

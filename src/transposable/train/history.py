@@ -16,7 +16,8 @@ class Refresh:
         kept: share of the magnitude that the new masks keep.
         gap: how far the kept magnitude stays below the best masks' of the same patterns, relative;
             0.0 for solvers that find the best.
-        seconds: wall time of finding the masks and storing them, without these statistics.
+        seconds: wall time of finding the masks and storing them. Not in it: the best masks that
+            the gap of another solver is measured against.
 
     Example:
         >>> Refresh(40, 0.01, 0.87, 0.0, 0.002).as_dict()["flip_rate"]

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from transposable.nn import bits
 from transposable.train.recipes.base import Recipe, check_factor
 
 
@@ -42,4 +43,4 @@ class SRSTE(Recipe):
         return self.decay > 0
 
     def before_step(self, weight: torch.Tensor, gradient: torch.Tensor, mask: torch.Tensor) -> None:
-        gradient.add_(torch.where(mask, 0.0, weight), alpha=self.decay)
+        gradient.add_(bits.pruned(weight, mask), alpha=self.decay)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from transposable.nn import bits
 from transposable.train.recipes.base import Recipe
 from transposable.train.schedules import Never, Schedule
 
@@ -40,4 +41,4 @@ class Static(Recipe):
         return Never()
 
     def after_step(self, weight: torch.Tensor, mask: torch.Tensor) -> None:
-        weight.masked_fill_(~mask, 0.0)
+        bits.keep_(weight, mask)

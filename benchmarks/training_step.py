@@ -1,0 +1,103 @@
+"""One training step, dense or under masks, with its parts timed apart."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from benchmarks.harness import Sample
+from benchmarks.workloads import Workload
+from transposable import MaskController, sparsify
+from transposable.train import SRSTE, Every, Never
+
+APPROXIMATION = "two_approx"
+
+
+@dataclass(slots=True)
+class Parts:
+    """Times of the parts of one step: pass, gradient term, optimizer, controller, all of it."""
+
+    samples: dict[str, Sample] = field(default_factory=dict)
+
+    def run(self, name: str, call: Callable[[], object]) -> None:
+        """Call and note the time under a name."""
+        cpu, wall = time.process_time(), time.perf_counter()
+        call()
+        self.samples[name] = Sample(time.perf_counter() - wall, time.process_time() - cpu)
+
+    def close(self) -> dict[str, Sample]:
+        """All parts and their sum, "step"."""
+        taken = list(self.samples.values())
+        whole = Sample(sum(s.wall for s in taken), sum(s.cpu for s in taken))
+        return {**self.samples, "step": whole}
+
+
+class Trainer:
+    """A network in training under bfloat16 autocast: a refresh weighs most beside a fast step."""
+
+    def __init__(self, workload: Workload) -> None:
+        self.workload = workload
+        self.net = workload.make().train()
+        self.optimizer = workload.optimizer(self.net)
+
+    def _pass(self) -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = self.workload.loss(self.net)
+        loss.backward()
+
+    def dense_step(self) -> dict[str, Sample]:
+        """One step without masks."""
+        parts = Parts()
+        parts.run("pass", self._pass)
+        parts.run("optimizer", self.optimizer.step)
+        parts.run("zero", self.optimizer.zero_grad)
+        return parts.close()
+
+
+class SparseTrainer(Trainer):
+    """The same under masks; each step says which controller follows it.
+
+    All controllers hold the same layers. They are closed, and the one that a step names is called
+    by hand, as with an optimizer that is not torch's: so that the gradient term is timed apart.
+    """
+
+    def __init__(self, workload: Workload, pattern: str) -> None:
+        super().__init__(workload)
+        sparsify(self.net, pattern, include=workload.include)
+        recipe = SRSTE()
+        self.controllers = {
+            "none": MaskController(self.net, recipe, Never()),
+            "exact": MaskController(self.net, recipe, Every(1), "exact"),
+            APPROXIMATION: MaskController(self.net, recipe, Every(1), APPROXIMATION),
+        }
+        for controller in self.controllers.values():
+            controller.close()
+
+    @property
+    def exact(self) -> MaskController:
+        """The controller that refreshes with the exact solver."""
+        return self.controllers["exact"]
+
+    @property
+    def layers(self) -> dict[str, nn.Module]:
+        """The sparse layers by name."""
+        return dict(self.exact.layers)
+
+    def sparse_step(self, controller: str) -> dict[str, Sample]:
+        """One step that ends with this controller's."""
+        parts, ctl = Parts(), self.controllers[controller]
+        parts.run("pass", self._pass)
+        parts.run("term", ctl.before_step)
+        parts.run("optimizer", self.optimizer.step)
+        parts.run("controller", ctl.step)
+        parts.run("zero", self.optimizer.zero_grad)
+        samples = parts.close()
+        if ctl.history:
+            # Without the best masks that the gap of an approximation is measured against.
+            seconds = ctl.history[-1].seconds
+            samples["masks"] = Sample(seconds, seconds)
+        return samples
