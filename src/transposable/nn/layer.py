@@ -194,7 +194,7 @@ class SparseLayer(nn.Module):
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         # .bfloat16() and the like are for what is trained: a rounded scale would be another run.
         before = self.scale
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if before is not None and self.scale is not None and self.scale.dtype != before.dtype:
             self.scale = before.to(self.scale.device)
         return self
