@@ -406,7 +406,7 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
 
 
 def test_averaged_weights(tmp_path: Path) -> None:
-    """A moving average of masks would be none: refused; without buffers the average gets its own."""
+    """A moving average of masks would be no mask; averaged weights can get their own."""
     callback = SparsityCallback("sr-ste", refresh=1)
     with pytest.raises(ControllerError, match="EMAWeightAveraging averages buffers too"):
         _fit(tmp_path, [callback, EMAWeightAveraging()])
