@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from transposable import MaskController, find_mask, sparsify
 from transposable.errors import CheckpointError, ControllerError, LayerError, RecipeError
-from transposable.nn import SparseLinear
+from transposable.nn import SparseLinear, refresh_masks
 from transposable.train import SRSTE, DenseStart, DenseTail, Recipe, Static
 from transposable.train.callbacks.lightning import SparsityCallback
 
@@ -403,6 +403,18 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
             Net(pattern="4:8T"),
             resume=tmp_path / "0-5.ckpt",
         )
+
+
+def test_averaged_weights(tmp_path: Path) -> None:
+    """A moving average of masks would be no mask; averaged weights can get their own."""
+    callback = SparsityCallback("sr-ste", refresh=1)
+    with pytest.raises(ControllerError, match="EMAWeightAveraging averages buffers too"):
+        _fit(tmp_path, [callback, EMAWeightAveraging()])
+    module = Net()
+    _fit(tmp_path, [callback, EMAWeightAveraging(use_buffers=False)], module)
+    assert module.first.as_mask().violations() == 0
+    refresh_masks(module)
+    assert torch.equal(module.first.mask, find_mask(module.first.weight, "2:4T").tensor)
 
 
 def test_bad_arguments(tmp_path: Path) -> None:

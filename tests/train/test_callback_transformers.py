@@ -287,6 +287,19 @@ def test_a_saved_model_loads_into_a_sparse_one(tmp_path: Path) -> None:
         other.load_state_dict(state)
 
 
+def test_a_static_model_is_itself_without_its_masks(tmp_path: Path) -> None:
+    """from_pretrained builds the dense model; the zeros are in the weights."""
+    trainer = _trainer(tmp_path, [SparsityCallback()], save_strategy="no")
+    trainer.train()
+    trainer.save_model(str(tmp_path / "final"))
+    dense = BertForSequenceClassification.from_pretrained(tmp_path / "final")
+    assert not sparse_layers(dense)
+    batch = torch.stack([row["input_ids"] for row in _data(3)])
+    with torch.inference_mode():
+        want = trainer.model.eval()(input_ids=batch).logits
+        assert torch.equal(dense.eval()(input_ids=batch).logits, want)
+
+
 def test_an_earlier_checkpoint_of_another_pattern_or_recipe(tmp_path: Path) -> None:
     _trainer(tmp_path, [SparsityCallback("sr-ste", refresh=2)]).train()
     checkpoint = str(tmp_path / "checkpoint-4")

@@ -107,6 +107,7 @@ class SparsityCallback(_callback_class()):  # type: ignore[misc]
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Make the controller before anything is evaluated."""
+        _check_averaging(trainer.callbacks)
         held = self._binding.held
         state = self._loaded
         if state is None and held is not None and held.model is pl_module and trainer.global_step:
@@ -164,3 +165,15 @@ class SparsityCallback(_callback_class()):  # type: ignore[misc]
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """As at the end: no teardown follows."""
         self._binding.end()
+
+
+def _check_averaging(callbacks: list[Any]) -> None:
+    for callback in callbacks:
+        names = {kind.__name__ for kind in type(callback).__mro__}
+        if "WeightAveraging" in names and getattr(callback, "_use_buffers", False):
+            raise ControllerError(
+                f"SparsityCallback: {type(callback).__name__} averages buffers too, and the "
+                "average of masks is no mask of the pattern; give it use_buffers=False, and after "
+                "training call transposable.nn.refresh_masks(module) for masks of the averaged "
+                "weights"
+            )

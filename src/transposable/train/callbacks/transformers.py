@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from transposable.errors import CheckpointError, ControllerError, DependencyError
@@ -113,8 +114,9 @@ class SparsityCallback(TrainerCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         """What the Trainer writes into trainer_state.json."""
         held = self._binding.held
-        # Gradients are no JSON, and when the Trainer saves there are none.
-        saved = None if held is None else held.state_dict(gradients=False)
+        # Gradients are no JSON, and when the Trainer saves there are none. As one string, a history
+        # of many refreshes does not take a line of that file for each figure.
+        saved = None if held is None else json.dumps(held.state_dict(gradients=False))
         return {"args": {}, "attributes": {"saved_controller": saved}}
 
     @property
@@ -122,7 +124,7 @@ class SparsityCallback(TrainerCallback, ExportableState):
         """The entry of :meth:`state` that holds the controller's state; it cannot be set."""
 
     @saved_controller.setter
-    def saved_controller(self, saved: dict[str, Any] | None) -> None:
+    def saved_controller(self, saved: str | None) -> None:
         raise ControllerError(
             "SparsityCallback: restore_callback_states_from_checkpoint=True makes the Trainer "
             "replace callbacks by new ones without their recipe; leave that argument out, "
@@ -130,11 +132,12 @@ class SparsityCallback(TrainerCallback, ExportableState):
         )
 
     def _saved(self, entry: dict[str, Any] | None, step: int) -> dict[str, Any]:
-        saved: dict[str, Any] | None = (entry or {}).get("attributes", {}).get("saved_controller")
+        saved = (entry or {}).get("attributes", {}).get("saved_controller")
         if saved is None:
             raise CheckpointError(
                 f"SparsityCallback: the Trainer resumes at step {step} from a checkpoint of a run "
                 "without this callback; to go on sparse from its weights, load them into the dense "
                 "model, sparsify it, and train without resume_from_checkpoint"
             )
-        return saved
+        state: dict[str, Any] = json.loads(saved)
+        return state
