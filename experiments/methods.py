@@ -1,0 +1,77 @@
+"""How the weights of a network are kept sparse during training: the configurations of the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from transposable import MaskController, sparsify
+from transposable.train import Recipe, Refresh, Static
+
+
+@dataclass(frozen=True)
+class Method:
+    """One configuration; without a pattern the network stays dense."""
+
+    name: str
+    pattern: str | None = None
+    recipe: Recipe = field(default_factory=Static)
+    refresh: int | None = None
+    solver: str = "auto"
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that a run's result depends on, as text and numbers."""
+        if self.pattern is None:
+            return {"pattern": None}
+        return {
+            "pattern": self.pattern,
+            "recipe": repr(self.recipe),
+            "refresh": self.refresh,
+            "solver": self.solver,
+        }
+
+    def attach(
+        self, net: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] = ()
+    ) -> MaskController | None:
+        """Make the network sparse and return its controller, None for the dense one."""
+        if self.pattern is None:
+            return None
+        sparsify(net, self.pattern, include=include, exclude=exclude, solver=self.solver)
+        return MaskController(net, recipe=self.recipe, refresh=self.refresh, solver=self.solver)
+
+
+def refreshes(
+    controller: MaskController | None, steps_per_epoch: int, seconds: float
+) -> dict[str, Any]:
+    """Means over each epoch's refreshes, and the share of the training time that they took."""
+    if controller is None or not controller.history:
+        return {}
+    epochs: dict[int, list[Refresh]] = {}
+    for record in controller.history:
+        epochs.setdefault((record.step - 1) // steps_per_epoch, []).append(record)
+
+    def means(name: str) -> list[float]:
+        return [
+            round(sum(getattr(r, name) for r in records) / len(records), 6)
+            for records in epochs.values()
+        ]
+
+    spent = sum(record.seconds for record in controller.history)
+    return {
+        "refreshes": len(controller.history),
+        "flip_rate": means("flip_rate"),
+        "kept": means("kept"),
+        "gap": means("gap"),
+        "refresh_share": round(spent / seconds, 6),
+    }
+
+
+def kept_patterns(controller: MaskController | None) -> dict[str, int]:
+    """Sparse layers, and how many rows and columns of their masks break the pattern."""
+    if controller is None:
+        return {"layers": 0, "violations": 0}
+    broken = sum(layer.as_mask().violations() for layer in controller.layers.values())
+    return {"layers": len(controller.layers), "violations": broken}
