@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,23 +38,18 @@ class Split:
 
     train: cifar.Images
     measured: cifar.Images
-    name: str
+    data: Path
 
 
-def load_split(data: Path, validate: bool) -> Split:
+def load_split(data: Path, held_out: bool) -> Split:
     """All training images and the test images; to tune, 5,000 training images held out instead."""
     train = cifar.load_train(data)
-    measured, name = (cifar.load_test(data), "test")
-    if validate:
+    if held_out:
         cut = len(train) - HELD_OUT
-        train, measured, name = train.part(0, cut), train.part(cut, len(train)), "held-out"
-    bordered = cifar.Images(cifar.with_border(train.pixels), train.labels)
-    return Split(bordered, measured, name)
-
-
-def planned(method: Method, budget: Budget, seed: int, measured: str) -> Run:
-    settings = {**method.settings(), **asdict(budget), "measured": measured}
-    return Run(method.name, seed, settings)
+        train, measured = train.part(0, cut), train.part(cut, len(train))
+    else:
+        measured = cifar.load_test(data)
+    return Split(cifar.Images(cifar.with_border(train.pixels), train.labels), measured, data)
 
 
 def train(

@@ -1,4 +1,4 @@
-"""A folder of finished and unfinished runs: what is done is not done again, what was cut off goes on.
+"""Finished and unfinished runs: what is done is not done again, what was cut off goes on.
 
 One run is one configuration with one seed. Its result is a JSON file, its checkpoint a file that
 exists only while it is unfinished. Several processes may work on different runs of one folder.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,13 @@ class RunStore:
         self._checkpoint_file(run).unlink(missing_ok=True)
         return document
 
+    def results(self, configs: Sequence[str]) -> list[dict[str, Any]]:
+        """All finished runs of these configurations, in their order and by seed."""
+        files = self.folder.glob("*.json")
+        found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        chosen = [document for document in found if document["config"] in configs]
+        return sorted(chosen, key=lambda d: (configs.index(d["config"]), d["seed"]))
+
     def checkpoint(self, run: Run) -> dict[str, Any] | None:
         """The last state that `keep` stored, None if there is none.
 
@@ -80,7 +88,7 @@ class RunStore:
         return found["state"]
 
     def keep(self, run: Run, state: dict[str, Any]) -> None:
-        """Store the state of an unfinished run; a process killed meanwhile leaves the former one."""
+        """Store the state of an unfinished run, the whole of it or, if killed meanwhile, nothing."""
         document = {"settings": run.settings, "state": state}
         _replace(self._checkpoint_file(run), lambda part: torch.save(document, part))
 
@@ -95,7 +103,7 @@ class RunStore:
         if settings != json.loads(json.dumps(run.settings)):
             raise RuntimeError(
                 f"{run.config}, seed {run.seed}: {file} was made with {settings}, this run has "
-                f"{run.settings}; move the folder {self.folder} away or pass another one with --work"
+                f"{run.settings}; move {self.folder} away or pass another folder with --work"
             )
 
 

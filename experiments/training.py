@@ -21,7 +21,7 @@ from transposable import MaskController
 
 @dataclass(frozen=True)
 class Rate:
-    """Learning rate: linear from 0 to ``peak`` over a share of the steps, then half a cosine to 0."""
+    """Linear from 0 to ``peak`` over a share of the steps, then half a cosine to 0."""
 
     peak: float
     warm_up: float
@@ -30,7 +30,9 @@ class Rate:
         done = (step + 0.5) / steps
         if done < self.warm_up:
             return self.peak * done / self.warm_up
-        return self.peak * 0.5 * (1 + math.cos(math.pi * (done - self.warm_up) / (1 - self.warm_up)))
+        return (
+            self.peak * 0.5 * (1 + math.cos(math.pi * (done - self.warm_up) / (1 - self.warm_up)))
+        )
 
 
 @dataclass

@@ -5,52 +5,93 @@ python -m experiments.dynamic_cifar10.run [--data DIR] [--config NAME] [--seed N
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import click
 import torch
 
-from experiments import classify
+from experiments import classify, figures, tables
+from experiments.command import Experiment, command
 from experiments.methods import Method
 from experiments.models.resnet import ResNet
-from experiments.runs import RunStore
+from experiments.runs import Run, RunStore
 from transposable.train import SRSTE
 
-HERE = Path(__file__).parent
 BUDGET = classify.Budget(epochs=10, peak=0.1, warm_up=0.2)
+RECIPE = SRSTE(2e-4)  # the published lambda
 METHODS = (
     Method("dense"),
-    Method("2:4 SR-STE, every step", "2:4", SRSTE(2e-4), 1),
-    Method("4:8T exact, every step", "4:8T", SRSTE(2e-4), 1),
-    Method("2:4T exact, every step", "2:4T", SRSTE(2e-4), 1),
-    Method("4:8T exact, every 40", "4:8T", SRSTE(2e-4), 40),
-    Method("2:4T exact, every 40", "2:4T", SRSTE(2e-4), 40),
-    Method("4:8T 2-approx, every 40", "4:8T", SRSTE(2e-4), 40, "two_approx"),
-    Method("2:4T 2-approx, every 40", "2:4T", SRSTE(2e-4), 40, "two_approx"),
+    Method("2:4 SR-STE, every step", "2:4", RECIPE, 1),
+    Method("4:8T exact, every step", "4:8T", RECIPE, 1),
+    Method("2:4T exact, every step", "2:4T", RECIPE, 1),
+    Method("4:8T exact, every 40", "4:8T", RECIPE, 40),
+    Method("2:4T exact, every 40", "2:4T", RECIPE, 40),
+    Method("4:8T 2-approx, every 40", "4:8T", RECIPE, 40, "two_approx"),
+    Method("2:4T 2-approx, every 40", "2:4T", RECIPE, 40, "two_approx"),
 )
 
 
-@click.command()
-@click.option("--data", type=click.Path(path_type=Path), default=Path("../shared/data"))
-@click.option("--work", type=click.Path(path_type=Path), default=Path("out/dynamic_cifar10"))
-@click.option("--config", "names", multiple=True)
-@click.option("--seed", "seeds", multiple=True, type=int, default=(0,))
-@click.option("--validate", is_flag=True)
-def main(
-    data: Path, work: Path, names: tuple[str, ...], seeds: tuple[int, ...], validate: bool
-) -> None:
-    store = RunStore(work)
-    split = classify.load_split(data, validate)
-    for seed in seeds:
-        for method in METHODS:
-            if names and method.name not in names:
-                continue
-            run = classify.planned(method, BUDGET, seed, split.name)
-            if store.result(run) is None:
-                torch.manual_seed(seed)
-                result = classify.train(ResNet(20), method, BUDGET, split, run, store)
-                print(f"{method.name:<34} seed {seed}  top-1 {result['top1']:.2f}", flush=True)
+def train(method: Method, run: Run, split: classify.Split, store: RunStore) -> dict[str, Any]:
+    torch.manual_seed(run.seed)
+    return classify.train(ResNet(20), method, BUDGET, split, run, store)
 
+
+def table(document: dict[str, Any]) -> str:
+    grouped = tables.by_config(document)
+    rows = []
+    for config, runs in grouped.items():
+        difference = tables.paired(runs, grouped["dense"], "top1")
+        sparse = config != "dense"
+        rows.append(
+            [
+                config,
+                str(len(runs)),
+                tables.spread(runs, "top1", ".2f"),
+                f"{difference:+.2f}" if sparse and difference is not None else "",
+                f"{runs[0]['train_loss'][-1]:.4f}",
+                f"{100 * runs[0]['flip_rate'][0]:.3f}" if sparse else "",
+                f"{100 * runs[0]['flip_rate'][-1]:.3f}" if sparse else "",
+                f"{runs[0]['kept'][-1]:.4f}" if sparse else "",
+                f"{100 * tables.mean(runs, 'refresh_share'):.2f}" if sparse else "",
+            ]
+        )
+    head = (
+        "masks",
+        "seeds",
+        "top-1, %",
+        "against dense",
+        "training loss",
+        "flips, first epoch, %",
+        "flips, last epoch, %",
+        "magnitude kept",
+        "refresh, % of time",
+    )
+    return tables.markdown(head, rows)
+
+
+EXPERIMENT = Experiment(
+    folder=Path(__file__).parent,
+    methods=METHODS,
+    seeds=(0,),
+    settings=asdict(BUDGET),
+    needed=("cifar10/train_jpeg.npz", "cifar10/test.npz"),
+    load=classify.load_split,
+    train=train,
+    score="top1",
+    draw=figures.drawing(
+        figures.Panels(
+            score="top1",
+            score_label="top-1 on the test images after the last epoch, %",
+            curve="flip_rate",
+            curve_label="mask entries changed at a refresh (mean of the epoch)",
+            targets=((-0.5, "-0.5"),),
+            logarithmic=True,
+        )
+    ),
+    table=table,
+)
+main = command(EXPERIMENT)
 
 if __name__ == "__main__":
     main()

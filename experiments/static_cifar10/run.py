@@ -5,43 +5,68 @@ python -m experiments.static_cifar10.run [--data DIR] [--config NAME] [--seed N]
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import click
 import torch
 
-from experiments import classify
+from experiments import classify, figures, tables
+from experiments.command import Experiment, command
 from experiments.methods import Method
 from experiments.models.resnet import load_resnet
-from experiments.runs import RunStore
+from experiments.runs import Run, RunStore
 
-HERE = Path(__file__).parent
 BUDGET = classify.Budget(epochs=3, peak=0.02, warm_up=0.1)
 METHODS = (Method("dense"), Method("4:8T", "4:8T"), Method("2:4T", "2:4T"))
+CHECKPOINT = "models/resnet20_jpeg.safetensors"
 
 
-@click.command()
-@click.option("--data", type=click.Path(path_type=Path), default=Path("../shared/data"))
-@click.option("--work", type=click.Path(path_type=Path), default=Path("out/static_cifar10"))
-@click.option("--config", "names", multiple=True)
-@click.option("--seed", "seeds", multiple=True, type=int, default=(0, 1, 2))
-@click.option("--validate", is_flag=True)
-def main(
-    data: Path, work: Path, names: tuple[str, ...], seeds: tuple[int, ...], validate: bool
-) -> None:
-    store = RunStore(work)
-    split = classify.load_split(data, validate)
-    for seed in seeds:
-        for method in METHODS:
-            if names and method.name not in names:
-                continue
-            run = classify.planned(method, BUDGET, seed, split.name)
-            if store.result(run) is None:
-                torch.manual_seed(seed)
-                net = load_resnet(data / "models" / "resnet20_jpeg.safetensors", 20)
-                result = classify.train(net, method, BUDGET, split, run, store)
-                print(f"{method.name:<34} seed {seed}  top-1 {result['top1']:.2f}", flush=True)
+def train(method: Method, run: Run, split: classify.Split, store: RunStore) -> dict[str, Any]:
+    torch.manual_seed(run.seed)
+    net = load_resnet(split.data / CHECKPOINT, 20)
+    return classify.train(net, method, BUDGET, split, run, store)
 
+
+def table(document: dict[str, Any]) -> str:
+    grouped = tables.by_config(document)
+    rows = []
+    for config, runs in grouped.items():
+        difference = tables.paired(runs, grouped["dense"], "top1")
+        rows.append(
+            [
+                config,
+                str(len(runs)),
+                tables.spread(runs, "top1", ".2f"),
+                "" if config == "dense" else f"{difference:+.2f}",
+                f"{sum(run['train_loss'][-1] for run in runs) / len(runs):.4f}",
+            ]
+        )
+    head = ("weights", "seeds", "top-1, % (lowest to highest)", "against dense", "training loss")
+    return tables.markdown(head, rows)
+
+
+EXPERIMENT = Experiment(
+    folder=Path(__file__).parent,
+    methods=METHODS,
+    seeds=(0, 1, 2),
+    settings=asdict(BUDGET),
+    needed=("cifar10/train_jpeg.npz", "cifar10/test.npz", CHECKPOINT),
+    load=classify.load_split,
+    train=train,
+    score="top1",
+    draw=figures.drawing(
+        figures.Panels(
+            score="top1",
+            score_label="top-1 on the test images after the last epoch, %",
+            curve="train_loss",
+            curve_label="training loss",
+            targets=((-0.5, "-0.5"), (-1.0, "-1.0")),
+        )
+    ),
+    table=table,
+)
+main = command(EXPERIMENT)
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,118 @@
+"""The command line that all training experiments share: train what is missing, then publish."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from experiments.methods import Method
+from experiments.runs import Run, RunStore
+from experiments.tables import publish
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What differs between the experiments.
+
+    ``load(data, held_out)`` gives the data, measured on a part of the training set if held_out;
+    ``train(method, run, data, store)`` trains once and returns the stored result.
+    """
+
+    folder: Path
+    methods: Sequence[Method]
+    seeds: Sequence[int]
+    settings: dict[str, Any]
+    needed: Sequence[str]
+    load: Callable[[Path, bool], Any]
+    train: Callable[[Method, Run, Any, RunStore], dict[str, Any]]
+    score: str
+    draw: Callable[[dict[str, Any], Path], None]
+    table: Callable[[dict[str, Any]], str]
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def run(self, method: Method, seed: int, held_out: bool) -> Run:
+        measured = "held-out" if held_out else "test"
+        return Run(method.name, seed, {**method.settings(), **self.settings, "measured": measured})
+
+
+def command(experiment: Experiment) -> click.Command:
+    """``python -m experiments.NAME.run``."""
+    known = [method.name for method in experiment.methods]
+
+    @click.command(help=f"Train what is missing of {experiment.name}, then write its results.")
+    @click.option(
+        "--data",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("../shared/data"),
+        show_default=True,
+        help=f"Folder with {', '.join(experiment.needed)}.",
+    )
+    @click.option(
+        "--work",
+        type=click.Path(path_type=Path, file_okay=False),
+        help=f"Finished and unfinished runs. [default: out/{experiment.name}]",
+    )
+    @click.option("--config", "names", multiple=True, type=click.Choice(known), help="Only these.")
+    @click.option("--seed", "seeds", multiple=True, type=int, default=tuple(experiment.seeds))
+    @click.option(
+        "--held-out", is_flag=True, help="To tune: measure on a part of the training set."
+    )
+    @click.option("--publish-only", is_flag=True, help="Train nothing; write what is finished.")
+    def main(
+        data: Path,
+        work: Path | None,
+        names: tuple[str, ...],
+        seeds: tuple[int, ...],
+        held_out: bool,
+        publish_only: bool,
+    ) -> None:
+        if work is None:
+            work = Path("out") / (experiment.name + ("-held-out" if held_out else ""))
+        store = RunStore(work)
+        if not publish_only:
+            wanted = [m for m in experiment.methods if not names or m.name in names]
+            _train(experiment, store, wanted, seeds, data, held_out)
+        if held_out or (names and not publish_only):
+            return
+        document = {"experiment": experiment.name, "runs": store.results(known)}
+        if not document["runs"]:
+            raise click.ClickException(
+                f"{experiment.name}: no finished run in {work}; run it without --publish-only first"
+            )
+        publish(experiment.folder, document, experiment.draw, experiment.table)
+        print(f"{experiment.name}: {len(document['runs'])} runs published")
+
+    return main
+
+
+def _train(
+    experiment: Experiment,
+    store: RunStore,
+    methods: Sequence[Method],
+    seeds: Sequence[int],
+    data: Path,
+    held_out: bool,
+) -> None:
+    missing = [name for name in experiment.needed if not (data / name).exists()]
+    if missing:
+        raise click.ClickException(
+            f"{experiment.name}: {', '.join(missing)} not found in {data}; this experiment ships "
+            "no data; pass the folder that holds it with --data DIR"
+        )
+    planned = [(m, experiment.run(m, seed, held_out)) for seed in seeds for m in methods]
+    todo = [(method, run) for method, run in planned if store.result(run) is None]
+    if not todo:
+        return
+    loaded = experiment.load(data, held_out)
+    for method, run in todo:
+        result = experiment.train(method, run, loaded, store)
+        score = json.dumps(result[experiment.score])
+        print(f"{run.config:<34} seed {run.seed}  {experiment.score} {score}", flush=True)

@@ -1,0 +1,110 @@
+"""Two panels for a training experiment: the score of every run, and a curve over the epochs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.tables import by_config
+
+# Okabe-Ito colours by pattern, told apart by marker as well; the schedule by the line.
+COLOURS = {None: "#555555", "2:4": "#0072B2", "4:8T": "#D55E00", "2:4T": "#009E73"}
+MARKERS = {None: "s", "2:4": "o", "4:8T": "D", "2:4T": "^"}
+LINES = ("-", "--", ":", "-.")
+
+
+@dataclass(frozen=True)
+class Panels:
+    """What the two panels show, and the margins around the dense mean that are targets."""
+
+    score: str
+    score_label: str
+    curve: str
+    curve_label: str
+    epoch_label: str = "epoch"
+    scale: float = 1.0
+    targets: Sequence[tuple[float, str]] = ()
+    logarithmic: bool = False
+
+
+def drawing(panels: Panels) -> Callable[[dict[str, Any], Path], None]:
+    """A function that draws a document's figure into a file."""
+    return lambda document, file: draw(document, file, panels)
+
+
+def draw(document: dict[str, Any], file: Path, panels: Panels) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False})
+    grouped = by_config(document)
+    height = max(3.2, 1.2 + 0.42 * len(grouped))
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(12, height), gridspec_kw={"width_ratios": (1.15, 1)}
+    )
+    _scores(left, grouped, panels)
+    _curves(right, grouped, panels)
+    figure.tight_layout()
+    figure.savefig(file, dpi=130, facecolor="white")
+    plt.close(figure)
+
+
+def _scores(panel: Any, grouped: dict[str, list[dict[str, Any]]], panels: Panels) -> None:
+    values = {c: [panels.scale * r[panels.score] for r in runs] for c, runs in grouped.items()}
+    if "dense" in values:
+        dense = statistics.fmean(values["dense"])
+        panel.axvline(dense, color=COLOURS[None], linewidth=1)
+        for margin, text in panels.targets:
+            panel.axvline(dense + margin, color="#999999", linewidth=1, linestyle="--")
+            panel.annotate(
+                text,
+                (dense + margin, len(values) - 0.45),
+                ha="center",
+                va="bottom",
+                fontsize=9,
+                color="#555555",
+            )
+    for place, (config, runs) in enumerate(grouped.items()):
+        pattern = runs[0]["settings"]["pattern"]
+        style = {"color": COLOURS[pattern], "marker": MARKERS[pattern], "linestyle": ""}
+        mean = statistics.fmean(values[config])
+        panel.axhline(place, color="#dddddd", linewidth=0.8, zorder=0)
+        if len(values[config]) > 1:
+            panel.plot(values[config], [place] * len(runs), markersize=5, alpha=0.55, **style)
+        panel.plot(mean, place, markersize=9, **style)
+        panel.annotate(f"{mean:.2f}", (mean, place - 0.18), ha="center", va="bottom", fontsize=10)
+    panel.set_yticks(range(len(grouped)), list(grouped))
+    panel.tick_params(axis="y", length=0)
+    panel.set_ylim(len(grouped) - 0.4, -0.75)
+    panel.set_xlabel(panels.score_label)
+    panel.margins(x=0.12)
+
+
+def _curves(panel: Any, grouped: dict[str, list[dict[str, Any]]], panels: Panels) -> None:
+    drawn: dict[Any, int] = {}
+    for config, runs in grouped.items():
+        pattern = runs[0]["settings"]["pattern"]
+        lines = [run[panels.curve] for run in runs if panels.curve in run]
+        if not lines:
+            continue
+        number = drawn[pattern] = drawn.get(pattern, -1) + 1
+        means = [statistics.fmean(at) for at in zip(*lines, strict=True)]
+        panel.plot(
+            range(1, len(means) + 1),
+            means,
+            color=COLOURS[pattern],
+            marker=MARKERS[pattern],
+            markersize=4,
+            linestyle=LINES[number % len(LINES)],
+            label=config,
+        )
+    if panels.logarithmic:
+        panel.set_yscale("log")
+    panel.set_xlabel(panels.epoch_label)
+    panel.set_ylabel(panels.curve_label)
+    panel.legend(frameon=False, fontsize=9)

@@ -1,0 +1,137 @@
+"""A GPT of 10 million parameters on WikiText-2, dense and under 2:4T masks with a dense tail.
+
+python -m experiments.pretrain_gpt.run [--data DIR] [--config NAME] [--seed N]
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from examples.pretrain_gpt import GPT
+from experiments import figures, tables, wikitext
+from experiments.command import Experiment, command
+from experiments.methods import Method, kept_patterns, refreshes
+from experiments.runs import Run, RunStore
+from experiments.training import Rate, Task, fit
+from transposable.train import DenseTail, MaskedDecay
+
+MODEL = {"vocabulary": wikitext.VOCABULARY, "context": 256, "width": 384, "depth": 5, "heads": 6}
+# One "epoch" is a twelfth of the run, so that the dense tail is the last two.
+EPOCHS, STEPS_PER_EPOCH, BATCH = 12, 41, 16
+PEAK, WARM_UP, DECAY, BETAS, CLIP = 1e-3, 0.1, 0.1, (0.9, 0.95), 1.0
+HELD_OUT = 200_000
+STEPS = EPOCHS * STEPS_PER_EPOCH
+TAIL = DenseTail.share(MaskedDecay(6e-5), steps=STEPS, share=1 / 6)
+METHODS = (Method("dense"), Method("2:4T, dense tail", "2:4T", TAIL, 1))
+
+
+def load(data: Path, held_out: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    train, valid = wikitext.load(data)
+    return (train[:-HELD_OUT], train[-HELD_OUT:]) if held_out else (train, valid)
+
+
+def train(
+    method: Method, run: Run, split: tuple[torch.Tensor, torch.Tensor], store: RunStore
+) -> dict[str, Any]:
+    ids, measured = split
+    torch.manual_seed(run.seed)
+    net = GPT(**MODEL)
+    controller = method.attach(net, include=["blocks.*"])
+    matrices = [p for p in net.parameters() if p.ndim > 1]
+    others = [p for p in net.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
+    task = Task(
+        net=net,
+        optimizer=torch.optim.AdamW(groups, lr=PEAK, betas=BETAS),
+        rate=Rate(PEAK, WARM_UP),
+        epochs=EPOCHS,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        batches=lambda generator: wikitext.windows(
+            ids, MODEL["context"], BATCH, STEPS_PER_EPOCH, generator
+        ),
+        loss=lambda net, windows: net.loss(windows),
+        controller=controller,
+        clip=CLIP,
+    )
+    progress = fit(task, run, store)
+    return store.finish(
+        run,
+        {
+            "validation_loss": wikitext.mean_loss(net, measured, MODEL["context"]),
+            "parameters": sum(p.numel() for p in net.parameters()),
+            "tokens": STEPS * BATCH * MODEL["context"],
+            "train_loss": progress.losses,
+            "seconds": round(progress.seconds, 1),
+            **kept_patterns(controller),
+            **refreshes(controller, STEPS_PER_EPOCH, progress.seconds),
+        },
+    )
+
+
+def table(document: dict[str, Any]) -> str:
+    grouped = tables.by_config(document)
+    dense = tables.mean(grouped["dense"], "validation_loss")
+    rows = []
+    for config, runs in grouped.items():
+        loss = tables.mean(runs, "validation_loss")
+        sparse = "refresh_share" in runs[0]
+        rows.append(
+            [
+                config,
+                str(len(runs)),
+                f"{runs[0]['tokens'] / 1e6:.2f} M",
+                f"{loss:.4f}",
+                f"{100 * (loss / dense - 1):+.2f} %" if sparse else "",
+                f"{runs[0]['train_loss'][-1]:.4f}",
+                f"{100 * tables.mean(runs, 'refresh_share'):.2f}" if sparse else "",
+            ]
+        )
+    head = (
+        "weights",
+        "seeds",
+        "tokens",
+        "validation loss, nats",
+        "against dense",
+        "training loss, last twelfth",
+        "refresh, % of time",
+    )
+    return tables.markdown(head, rows)
+
+
+EXPERIMENT = Experiment(
+    folder=Path(__file__).parent,
+    methods=METHODS,
+    seeds=(0,),
+    settings={
+        **MODEL,
+        "epochs": EPOCHS,
+        "steps_per_epoch": STEPS_PER_EPOCH,
+        "batch": BATCH,
+        "peak": PEAK,
+        "warm_up": WARM_UP,
+        "decay": DECAY,
+        "betas": BETAS,
+        "clip": CLIP,
+    },
+    needed=("wikitext2/train.txt.gz", "wikitext2/valid.txt.gz"),
+    load=load,
+    train=train,
+    score="validation_loss",
+    draw=figures.drawing(
+        figures.Panels(
+            score="validation_loss",
+            score_label="validation loss after the last step, nats",
+            curve="train_loss",
+            curve_label="training loss",
+            epoch_label="twelfth of the run",
+        )
+    ),
+    table=table,
+)
+main = command(EXPERIMENT)
+
+if __name__ == "__main__":
+    main()
