@@ -64,7 +64,7 @@ def train(method: Method, run: Run, split: Split, store: RunStore) -> dict[str, 
     controller = method.attach(net, include=["encoder.layer.*"])
     task = Task(
         net=net,
-        optimizer=torch.optim.AdamW(net.parameters(), lr=PEAK, weight_decay=DECAY),
+        optimizer=torch.optim.AdamW(net.parameters(), lr=PEAK, weight_decay=DECAY, fused=True),
         rate=Rate(PEAK, WARM_UP),
         epochs=EPOCHS,
         steps_per_epoch=-(-len(split.train) // BATCH),

@@ -45,7 +45,7 @@ def train(
     groups = [{"params": matrices, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
     task = Task(
         net=net,
-        optimizer=torch.optim.AdamW(groups, lr=PEAK, betas=BETAS),
+        optimizer=torch.optim.AdamW(groups, lr=PEAK, betas=BETAS, fused=True),
         rate=Rate(PEAK, WARM_UP),
         epochs=EPOCHS,
         steps_per_epoch=STEPS_PER_EPOCH,
