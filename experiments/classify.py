@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from experiments import cifar
-from experiments.methods import Method, kept_patterns, refreshes
+from experiments.methods import Method, refreshes, sparse_weights
 from experiments.runs import Run, RunStore
 from experiments.training import Rate, Task, fit
 
@@ -81,7 +81,7 @@ def train(
             "top1": cifar.top1(net, split.measured),
             "train_loss": progress.losses,
             "seconds": round(progress.seconds, 1),
-            **kept_patterns(controller),
+            **sparse_weights(controller),
             **refreshes(controller, task.steps_per_epoch, progress.seconds),
         },
     )

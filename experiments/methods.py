@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from transposable import MaskController, sparsify
+from transposable import MaskController, sparsify, verify
 from transposable.train import Recipe, Refresh, Static
 
 
@@ -69,9 +69,16 @@ def refreshes(
     }
 
 
-def kept_patterns(controller: MaskController | None) -> dict[str, int]:
-    """Sparse layers, and how many rows and columns of their masks break the pattern."""
-    if controller is None:
-        return {"layers": 0, "violations": 0}
-    broken = sum(layer.as_mask().violations() for layer in controller.layers.values())
-    return {"layers": len(controller.layers), "violations": broken}
+def sparse_weights(controller: MaskController | None) -> dict[str, int]:
+    """Number of sparse layers, each of whose weights, as the network uses them, was verified.
+
+    Raises:
+        RuntimeError: if a weight does not have its pattern; after a dense tail it need not.
+    """
+    if controller is None or not controller.sparse:
+        return {"verified_layers": 0}
+    for name, layer in controller.layers.items():
+        report = verify(layer.effective_weight().detach(), layer.pattern, layout=layer.layout)
+        if not report:
+            raise RuntimeError(f"{name} does not satisfy {layer.pattern}:\n{report}")
+    return {"verified_layers": len(controller.layers)}

@@ -88,7 +88,7 @@ class RunStore:
         return found["state"]
 
     def keep(self, run: Run, state: dict[str, Any]) -> None:
-        """Store the state of an unfinished run, the whole of it or, if killed meanwhile, nothing."""
+        """Store the state of an unfinished run: the whole of it or, if killed meanwhile, none."""
         document = {"settings": run.settings, "state": state}
         _replace(self._checkpoint_file(run), lambda part: torch.save(document, part))
 

@@ -57,7 +57,7 @@ def batches(
     """One epoch of (ids of left then right sentences, attention mask, scores).
 
     Pairs of similar length share a batch: random order, sorted by length within every 20 batches'
-    worth of pairs, and the batches in random order again. The last batch of the epoch may be smaller.
+    worth of pairs, and the batches in random order again. The last batch may be smaller.
     """
     length = torch.tensor([len(a) + len(b) for a, b in zip(pairs.left, pairs.right, strict=True)])
     chosen = []

@@ -15,7 +15,7 @@ import torch
 
 from experiments import figures, stsb, tables
 from experiments.command import Experiment, command
-from experiments.methods import Method, kept_patterns
+from experiments.methods import Method, sparse_weights
 from experiments.runs import Run, RunStore
 from experiments.training import Rate, Task, fit
 
@@ -82,7 +82,7 @@ def train(method: Method, run: Run, split: Split, store: RunStore) -> dict[str, 
             "spearman_before": before,
             "train_loss": progress.losses,
             "seconds": round(progress.seconds, 1),
-            **kept_patterns(controller),
+            **sparse_weights(controller),
         },
     )
 

@@ -13,7 +13,7 @@ import torch
 from examples.pretrain_gpt import GPT
 from experiments import figures, tables, wikitext
 from experiments.command import Experiment, command
-from experiments.methods import Method, kept_patterns, refreshes
+from experiments.methods import Method, refreshes, sparse_weights
 from experiments.runs import Run, RunStore
 from experiments.training import Rate, Task, fit
 from transposable.train import DenseTail, MaskedDecay
@@ -65,7 +65,7 @@ def train(
             "tokens": STEPS * BATCH * MODEL["context"],
             "train_loss": progress.losses,
             "seconds": round(progress.seconds, 1),
-            **kept_patterns(controller),
+            **sparse_weights(controller),
             **refreshes(controller, STEPS_PER_EPOCH, progress.seconds),
         },
     )
