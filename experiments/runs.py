@@ -99,8 +99,8 @@ class RunStore:
         return self.folder / f"{run.key}.pt"
 
     def _same(self, run: Run, settings: dict[str, Any], file: Path) -> None:
-        # Through JSON, which knows no tuples.
-        if settings != json.loads(json.dumps(run.settings)):
+        # As JSON, which knows no tuples: a checkpoint has them still, a result has not.
+        if json.dumps(settings, sort_keys=True) != json.dumps(run.settings, sort_keys=True):
             raise RuntimeError(
                 f"{run.config}, seed {run.seed}: {file} was made with {settings}, this run has "
                 f"{run.settings}; move {self.folder} away or pass another folder with --work"

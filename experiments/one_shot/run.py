@@ -22,6 +22,7 @@ from torch import nn
 
 import transposable
 from experiments.models.resnet import load_resnet
+from experiments.stsb import read_pairs
 from transposable.demo.encoder import Encoder, load_encoder, pruned
 from transposable.demo.measure import best_sums, retention
 
@@ -121,13 +122,6 @@ def top1(net: nn.Module, images: torch.Tensor, labels: torch.Tensor, batch: int 
             chosen = net(images[start : start + batch]).argmax(1)
             right += int((chosen == labels[start : start + batch]).sum())
     return 100 * right / len(images)
-
-
-def read_pairs(file: Path, limit: int | None) -> tuple[list[str], list[str], np.ndarray]:
-    """Sentence pairs and their human similarity scores, 0 to 5."""
-    lines = file.read_text(encoding="utf-8").splitlines()[:limit]
-    fields = [line.split("\t") for line in lines]
-    return [f[5] for f in fields], [f[6] for f in fields], np.array([float(f[4]) for f in fields])
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
