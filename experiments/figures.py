@@ -26,6 +26,8 @@ class Panels:
     curve_label: str
     epoch_label: str = "epoch"
     scale: float = 1.0
+    curve_scale: float = 1.0
+    digits: int = 2
     targets: Sequence[tuple[float, str]] = ()
     logarithmic: bool = False
 
@@ -64,7 +66,9 @@ def _scores(panel: Any, grouped: dict[str, list[dict[str, Any]]], panels: Panels
             panel.annotate(
                 text,
                 (dense + margin, len(values) - 0.45),
-                ha="center",
+                xytext=(-3, 0),
+                textcoords="offset points",
+                ha="right",
                 va="bottom",
                 fontsize=9,
                 color="#555555",
@@ -77,7 +81,14 @@ def _scores(panel: Any, grouped: dict[str, list[dict[str, Any]]], panels: Panels
         if len(values[config]) > 1:
             panel.plot(values[config], [place] * len(runs), markersize=5, alpha=0.55, **style)
         panel.plot(mean, place, markersize=9, **style)
-        panel.annotate(f"{mean:.2f}", (mean, place - 0.18), ha="center", va="bottom", fontsize=10)
+        panel.annotate(
+            f"{mean:.{panels.digits}f}",
+            (mean, place - 0.2),
+            ha="center",
+            va="bottom",
+            fontsize=10,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+        )
     panel.set_yticks(range(len(grouped)), list(grouped))
     panel.tick_params(axis="y", length=0)
     panel.set_ylim(len(grouped) - 0.4, -0.75)
@@ -93,7 +104,7 @@ def _curves(panel: Any, grouped: dict[str, list[dict[str, Any]]], panels: Panels
         if not lines:
             continue
         number = drawn[pattern] = drawn.get(pattern, -1) + 1
-        means = [statistics.fmean(at) for at in zip(*lines, strict=True)]
+        means = [panels.curve_scale * statistics.fmean(at) for at in zip(*lines, strict=True)]
         panel.plot(
             range(1, len(means) + 1),
             means,

@@ -84,7 +84,8 @@ EXPERIMENT = Experiment(
             score="top1",
             score_label="top-1 on the test images after the last epoch, %",
             curve="flip_rate",
-            curve_label="mask entries changed at a refresh (mean of the epoch)",
+            curve_label="mask entries that a refresh changes, %",
+            curve_scale=100,
             targets=((-0.5, "-0.5"),),
             logarithmic=True,
         )

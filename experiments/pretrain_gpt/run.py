@@ -127,6 +127,7 @@ EXPERIMENT = Experiment(
             curve="train_loss",
             curve_label="training loss",
             epoch_label="twelfth of the run",
+            digits=4,
         )
     ),
     table=table,
