@@ -20,7 +20,7 @@ from transposable.train import DenseTail, MaskedDecay
 
 MODEL = {"vocabulary": wikitext.VOCABULARY, "context": 256, "width": 384, "depth": 5, "heads": 6}
 # One "epoch" is a twelfth of the run, so that the dense tail is the last two.
-EPOCHS, STEPS_PER_EPOCH, BATCH = 12, 30, 16
+EPOCHS, STEPS_PER_EPOCH, BATCH = 12, 20, 16
 PEAK, WARM_UP, DECAY, BETAS, CLIP = 1e-3, 0.1, 0.1, (0.9, 0.95), 1.0
 HELD_OUT = 200_000
 STEPS = EPOCHS * STEPS_PER_EPOCH
