@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,10 @@ def load_split(data: Path, held_out: bool) -> Split:
 
 
 def train(
-    net: nn.Module, method: Method, budget: Budget, split: Split, run: Run, store: RunStore
+    net: nn.Module, method: Method, split: Split, run: Run, store: RunStore
 ) -> dict[str, Any]:
-    """Train one network and keep its result."""
+    """Train one network as the run's settings say and keep its result."""
+    budget = Budget(**{field.name: run.settings[field.name] for field in fields(Budget)})
     net = net.to(memory_format=torch.channels_last)
     controller = method.attach(net, exclude=DENSE_LAYERS)
     task = Task(

@@ -38,9 +38,13 @@ class Experiment:
     def name(self) -> str:
         return self.folder.name
 
-    def run(self, method: Method, seed: int, held_out: bool) -> Run:
+    def run(
+        self, method: Method, seed: int, held_out: bool, changed: dict[str, Any] | None = None
+    ) -> Run:
+        """One planned run; ``changed`` settings are for tuning only."""
         measured = "held-out" if held_out else "test"
-        return Run(method.name, seed, {**method.settings(), **self.settings, "measured": measured})
+        settings = {**method.settings(), **self.settings, **(changed or {}), "measured": measured}
+        return Run(method.name, seed, settings)
 
 
 def command(experiment: Experiment) -> click.Command:
@@ -65,6 +69,9 @@ def command(experiment: Experiment) -> click.Command:
     @click.option(
         "--held-out", is_flag=True, help="To tune: measure on a part of the training set."
     )
+    @click.option(
+        "--set", "changes", multiple=True, metavar="NAME=VALUE", help="Another setting, to tune."
+    )
     @click.option("--publish-only", is_flag=True, help="Train nothing; write what is finished.")
     def main(
         data: Path,
@@ -72,14 +79,21 @@ def command(experiment: Experiment) -> click.Command:
         names: tuple[str, ...],
         seeds: tuple[int, ...],
         held_out: bool,
+        changes: tuple[str, ...],
         publish_only: bool,
     ) -> None:
+        changed = _changed(experiment, changes, held_out)
         if work is None:
-            work = Path("out") / (experiment.name + ("-held-out" if held_out else ""))
+            work = Path("out") / "-".join([experiment.name, *["held-out"] * held_out, *changes])
         store = RunStore(work)
         if not publish_only:
             wanted = [m for m in experiment.methods if not names or m.name in names]
-            _train(experiment, store, wanted, seeds, data, held_out)
+            planned = [
+                (method, experiment.run(method, seed, held_out, changed))
+                for seed in seeds
+                for method in wanted
+            ]
+            _train(experiment, store, planned, data, held_out)
         if held_out or (names and not publish_only):
             return
         document = {"experiment": experiment.name, "runs": store.results(known)}
@@ -93,11 +107,25 @@ def command(experiment: Experiment) -> click.Command:
     return main
 
 
+def _changed(experiment: Experiment, changes: Sequence[str], held_out: bool) -> dict[str, Any]:
+    """Settings by name from NAME=VALUE, values as JSON."""
+    if changes and not held_out:
+        raise click.UsageError("--set is for tuning, which needs --held-out")
+    changed = {}
+    for change in changes:
+        name, _, value = change.partition("=")
+        if name not in experiment.settings:
+            raise click.UsageError(
+                f"--set {change}: the settings are {', '.join(experiment.settings)}"
+            )
+        changed[name] = json.loads(value)
+    return changed
+
+
 def _train(
     experiment: Experiment,
     store: RunStore,
-    methods: Sequence[Method],
-    seeds: Sequence[int],
+    planned: Sequence[tuple[Method, Run]],
     data: Path,
     held_out: bool,
 ) -> None:
@@ -107,7 +135,6 @@ def _train(
             f"{experiment.name}: {', '.join(missing)} not found in {data}; this experiment ships "
             "no data; pass the folder that holds it with --data DIR"
         )
-    planned = [(m, experiment.run(m, seed, held_out)) for seed in seeds for m in methods]
     todo = [(method, run) for method, run in planned if store.result(run) is None]
     if not todo:
         return

