@@ -80,6 +80,7 @@ for how, pattern in itertools.product(("ddp", "fsdp"), ("2:4", "4:8T")):
     )
 for how in ("ddp", "fsdp"):
     CASES[f"gap {how}"] = partial(curve, how, "ste", "4:8T", solver="two_approx")
+CASES["ddp, then sparsify"] = partial(curve, "ddp, then sparsify", "sr-ste", "2:4T")
 CASES["ddp without buffers"] = partial(
     curve,
     "ddp",

@@ -152,11 +152,13 @@ def train(
     ddp: dict[str, Any] | None = None,
     fsdp: dict[str, Any] | None = None,
 ) -> Run:
-    """Train by one process ("single"), or with all ranks by "ddp" or "fsdp"."""
+    """Train by one process ("single"), or with all ranks by "ddp" (two orders) or "fsdp"."""
     model = net(dtype=dtype)
-    sparsify(model, pattern, exclude="out")
     trained: Any = model
-    if how == "ddp":
+    if how == "ddp, then sparsify":
+        trained, how = DistributedDataParallel(model), "ddp"
+    sparsify(model, pattern, exclude="out")
+    if how == "ddp" and trained is model:
         trained = DistributedDataParallel(model, **(ddp or {}))
     if how == "fsdp":
         shard(model, **(fsdp or {}))
