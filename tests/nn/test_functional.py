@@ -95,7 +95,7 @@ def test_straight_through_under_transforms() -> None:
 def slow_soft(weight: torch.Tensor, mask: torch.Tensor, m: int) -> torch.Tensor:
     """S-STE's formula, one weight at a time."""
     result = torch.zeros_like(weight)
-    rows, cols = weight.shape[:2]
+    cols = weight.shape[1]
     for place in torch.cartesian_prod(*(torch.arange(side) for side in weight.shape)).tolist():
         if not mask[tuple(place)]:
             continue

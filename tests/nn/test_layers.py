@@ -107,7 +107,9 @@ def test_from_dense_takes_exactly_its_class() -> None:
         pass
 
     for wrong in (Other(8, 8), nn.Conv1d(8, 8, 1), SparseLinear(8, 8, pattern="2:4")):
-        with pytest.raises(LayerError, match=f"received a {type(wrong).__name__}; it takes exactly"):
+        with pytest.raises(
+            LayerError, match=f"received a {type(wrong).__name__}; it takes exactly"
+        ):
             SparseLinear.from_dense(wrong, "2:4T")
 
 
@@ -116,7 +118,7 @@ def test_errors_of_the_constructor() -> None:
         SparseLinear(8, 8, pattern="2/4")
     with pytest.raises(LayerError, match="SparseLinear: its weight is 2 x 2"):
         SparseLinear(2, 2, pattern="2:4T")
-    with pytest.raises(DeviceError, match="'SparseConv2d'.*meta device"):
+    with pytest.raises(DeviceError, match=r"'SparseConv2d'.*meta device"):
         SparseConv2d(8, 8, 3, device="meta", pattern="2:4T")
     dense = nn.Linear(8, 8)
     nn.init.constant_(dense.weight, float("nan"))

@@ -134,7 +134,9 @@ def test_names_of_what_cannot_be_sparse(
     model.add_module("fine", nn.Linear(8, 8))
     model.add_module("odd", module)
     model.add_module("good", nn.Linear(8, 8))
-    says = [text.replace("of the 3", f"of the {3 if 'Seq' in repr(module) else 2}") for text in says]
+    says = [
+        text.replace("of the 3", f"of the {3 if 'Seq' in repr(module) else 2}") for text in says
+    ]
     arguments = {"pattern": {name: "2:4T"}} if option == "pattern" else {option: name}
     with unchanged(model), pytest.raises(SelectionError, match=f"sparsify .{option}.") as error:
         sparsify(model, **{"pattern": "2:4T", **arguments})

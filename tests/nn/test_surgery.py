@@ -306,7 +306,10 @@ def test_a_pattern_that_prunes_nothing(
     with unchanged(layer), pytest.raises(LayerError, match="prunes none"):
         sparsify(layer, pattern)
     kind = {Conv1D: SparseConv1D, nn.Linear: SparseLinear, nn.Conv2d: SparseConv2d}[type(layer)]
-    with unchanged(layer), pytest.raises(LayerError, match="from_dense.*prunes none.*use the dense"):
+    with (
+        unchanged(layer),
+        pytest.raises(LayerError, match=r"from_dense.*prunes none.*use the dense"),
+    ):
         kind.from_dense(layer, pattern)
 
 
@@ -361,10 +364,10 @@ def test_sharded_models(mesh, net: Net, x: torch.Tensor) -> None:  # type: ignor
 
     dense = copy.deepcopy(net)
     fully_shard(dense.mlp, mesh=mesh)
-    with pytest.raises(ShardingError, match="layer 'mlp.0' is sharded.*before fully_shard"):
+    with pytest.raises(ShardingError, match=r"layer 'mlp.0' is sharded.*before fully_shard"):
         sparsify(dense, "2:4T")
     leaf = fully_shard(nn.Linear(16, 16), mesh=mesh)
-    with pytest.raises(ShardingError, match="the model itself. is sharded"):
+    with pytest.raises(ShardingError, match=r"the model itself. is sharded"):
         sparsify(leaf, "2:4T")
 
     sparsify(net, "2:4T")
