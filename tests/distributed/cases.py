@@ -66,8 +66,11 @@ def curve(how: str, recipe: str, pattern: str, **options: Any) -> None:
     assert len(set(run.losses)) == STEPS
 
 
-for how, recipe, pattern in itertools.product(("ddp", "fsdp"), RECIPES, ("2:4", "2:4T")):
-    CASES[f"curve {how} {recipe} {pattern}"] = partial(curve, how, recipe, pattern)
+for number, recipe in enumerate(RECIPES):
+    for pattern in ("2:4", "2:4T"):
+        CASES[f"curve fsdp {recipe} {pattern}"] = partial(curve, "fsdp", recipe, pattern)
+    pattern = ("2:4T", "2:4")[number % 2]
+    CASES[f"curve ddp {recipe} {pattern}"] = partial(curve, "ddp", recipe, pattern)
 for how, pattern in itertools.product(("ddp", "fsdp"), ("2:4", "4:8T")):
     CASES[f"adamw {how} {pattern}"] = partial(
         curve, how, "masked-decay", pattern, optimizer="adamw", refresh=2
@@ -77,6 +80,7 @@ for how, pattern in itertools.product(("ddp", "fsdp"), ("2:4", "4:8T")):
     )
 for how in ("ddp", "fsdp"):
     CASES[f"gap {how}"] = partial(curve, how, "ste", "4:8T", solver="two_approx")
+CASES["ddp, then sparsify"] = partial(curve, "ddp, then sparsify", "sr-ste", "2:4T")
 CASES["ddp without buffers"] = partial(
     curve,
     "ddp",
@@ -447,7 +451,7 @@ def resume(recipe: str, optimizer: str, first: str, pending: bool) -> None:
             ctl.step()
             opt.zero_grad()
 
-    for stop in (1, 3, 5):
+    for stop in (2, 5):
         model, ctl, opt = begin()
         steps(model, ctl, opt, 0, stop)
         if pending:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -124,10 +125,14 @@ def masks_of(ctl: MaskController) -> dict[str, torch.Tensor]:
     return {name: layer.mask.clone() for name, layer in ctl.layers.items()}
 
 
-def must_agree(ctl: MaskController) -> None:
+def must_agree(ctl: MaskController, *earlier: dict[str, torch.Tensor]) -> None:
     """Masks, and the records but for the time, are the same to the bit on all ranks."""
     records = [(r.step, r.flip_rate, r.kept, r.gap) for r in ctl.history]
-    mine = ({name: mask.tolist() for name, mask in masks_of(ctl).items()}, records)
+    digest = hashlib.sha256()
+    for masks in (*earlier, masks_of(ctl)):
+        for mask in masks.values():
+            digest.update(mask.numpy().tobytes())
+    mine = (digest.hexdigest(), records)
     all_ranks: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(all_ranks, mine)
     assert all(theirs == mine for theirs in all_ranks)
@@ -147,11 +152,13 @@ def train(
     ddp: dict[str, Any] | None = None,
     fsdp: dict[str, Any] | None = None,
 ) -> Run:
-    """Train by one process ("single"), or with all ranks by "ddp" or "fsdp"."""
+    """Train by one process ("single"), or with all ranks by "ddp" (two orders) or "fsdp"."""
     model = net(dtype=dtype)
-    sparsify(model, pattern, exclude="out")
     trained: Any = model
-    if how == "ddp":
+    if how == "ddp, then sparsify":
+        trained, how = DistributedDataParallel(model), "ddp"
+    sparsify(model, pattern, exclude="out")
+    if how == "ddp" and trained is model:
         trained = DistributedDataParallel(model, **(ddp or {}))
     if how == "fsdp":
         shard(model, **(fsdp or {}))
@@ -165,13 +172,13 @@ def train(
         opt.step()
         if ctl.step() is not None:
             run.masks.append(masks_of(ctl))
-            if how != "single":
-                must_agree(ctl)
         opt.zero_grad()
         if how != "single":
             dist.all_reduce(loss)
             loss /= dist.get_world_size()
         run.losses.append(float(loss))
+    if how != "single":
+        must_agree(ctl, *run.masks)
     run.history = ctl.history
     run.weights = {name: whole(parameter) for name, parameter in model.named_parameters()}
     return run

@@ -16,6 +16,7 @@ from transposable.nn.sharding import (
     agree,
     check_all_reduced,
     check_shards,
+    has_shards,
     is_sharded,
     local,
     local_part,
@@ -90,7 +91,8 @@ class MaskController:
         self.schedule = self.recipe.schedule if refresh is None else make_schedule(refresh)
         self.solver = make_solver(solver)
         self.model = _bare(model)
-        reshard(self.model)
+        self._has_shards = has_shards(self.model)
+        self._reshard()
         self.layers: dict[str, SparseLayer] = plain_names(sparse_layers(self.model).items())
         if not self.layers:
             raise LayerError(
@@ -210,7 +212,7 @@ class MaskController:
         Raises:
             ShardingError: if FSDP holds gradients that it has not reduced yet.
         """
-        reshard(self.model)
+        self._reshard()
         if gradients:
             check_all_reduced(self.model, "MaskController.state_dict")
         return {
@@ -276,7 +278,7 @@ class MaskController:
                 self.recipe.after_step(local(layer.weight), local_part(layer.mask, layer.weight))
 
     def _before(self, optimizer: Optimizer, parameters: set[int], again: bool) -> None:
-        reshard(self.model)
+        self._reshard()
         mine = [ly for ly in self.layers.values() if id(ly.weight) in parameters]
         # Layers that a newer controller has taken over are left to that one.
         if all(_owner(layer) is not self for layer in mine):
@@ -290,7 +292,7 @@ class MaskController:
 
     def _check_ready(self, operation: str) -> None:
         """Raise unless the layers are those that the controller was made for."""
-        reshard(self.model)
+        self._reshard()
         for name, layer in self.layers.items():
             if not isinstance(layer, SparseLayer):
                 raise ControllerError(
@@ -308,6 +310,10 @@ class MaskController:
                     f"{'cut over ranks' if is_sharded(layer.weight) else 'gathered'} after the "
                     "controller was made; call sparsify, then fully_shard, then MaskController"
                 )
+
+    def _reshard(self) -> None:
+        if self._has_shards:  # searched for once: a large model has thousands of modules
+            reshard(self.model)
 
     def _take_over(self) -> None:
         for layer in self.layers.values():

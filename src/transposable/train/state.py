@@ -133,9 +133,10 @@ def read_state(
 def _check_types(state: Any) -> None:
     if not isinstance(state, Mapping):
         raise _corrupt(f"it is a {type(state).__name__}, not a dict")
-    if state.get("version") != VERSION:
+    version = state.get("version")
+    if type(version) is not int or version != VERSION:
         raise CheckpointError(
-            f"{_LOAD}: the state has version {state.get('version')!r}, and this release reads "
+            f"{_LOAD}: the state has version {version!r}, and this release reads "
             f"version {VERSION}; give the result of MaskController.state_dict()"
         )
     for key, kind in _TYPES.items():
