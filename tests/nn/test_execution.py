@@ -143,3 +143,14 @@ def test_export(name: str) -> None:
     layer, x = build(name)
     exported = torch.export.export(layer, (x,))
     torch.testing.assert_close(exported.module()(x), layer(x))
+
+
+@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize("weighting", ["masked", "dense"])
+def test_symbolic_tracing(name: str, weighting: Any) -> None:
+    layer, x = build(name)
+    layer.weighting = weighting
+    traced = torch.fx.symbolic_trace(layer)
+    torch.testing.assert_close(traced(x), layer(x), rtol=0, atol=0)
+    layer.mask.logical_not_()
+    torch.testing.assert_close(traced(x), layer(x), rtol=0, atol=0)

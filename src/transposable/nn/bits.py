@@ -67,20 +67,22 @@ def keep_(tensor: torch.Tensor, mask: torch.Tensor) -> None:
         tensor.view(integer).mul_(mask)
 
 
-def is_recorded() -> bool:
-    """Whether a compiler or a tracer is recording operators rather than running them.
+def is_recorded(tensor: torch.Tensor) -> bool:
+    """Whether a compiler or a tracer is recording operators on a tensor, or on what stands for one.
 
     Example:
-        >>> is_recorded()
+        >>> is_recorded(torch.ones(2))
         False
     """
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return True
+    return not isinstance(tensor, torch.Tensor)  # torch.fx traces with stand-ins
 
 
 def _integer(tensor: torch.Tensor) -> torch.dtype | None:
     """The integer type over whose bits a tensor can be masked here, if that is the faster way."""
-    if is_recorded():
+    if is_recorded(tensor):
         return None  # a compiler vectorises the selection itself, and a trace stays readable
-    if tensor.device.type != "cpu" or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-        return None  # accelerators select at the speed of memory; a subclass may have no bits
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.device.type != "cpu":
+        return None  # a subclass may have no bits; accelerators select at the speed of memory
     return _INTEGERS.get(tensor.dtype)

@@ -94,7 +94,7 @@ def masked(
     if straight_through:
         through: torch.Tensor = _StraightThrough.apply(weight, mask, None, 1.0)  # type: ignore[no-untyped-call]
         return through
-    if bits.is_recorded() or weight.numel() < _SMALL:
+    if bits.is_recorded(weight) or weight.numel() < _SMALL:
         return torch.where(mask, weight, 0.0)
     effective: torch.Tensor = _Masked.apply(weight, mask)  # type: ignore[no-untyped-call]
     return effective

@@ -34,8 +34,8 @@ class SparseConv1D(SparseLayer, Conv1D):  # type: ignore[misc]
         self._convert(self, pattern, solver, type(self).__name__)
 
     def dense_forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        flat = torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), weight)
-        return flat.view(*x.shape[:-1], self.nf)
+        flat = torch.addmm(self.bias, x.reshape(-1, x.size(-1)), weight)
+        return flat.view(x.size()[:-1] + (self.nf,))  # noqa: RUF005 - torch.fx adds sizes, and iterates none
 
     def __repr__(self) -> str:
         return f"SparseConv1D(nf={self.nf}, nx={self.nx}, pattern={self.pattern})"
