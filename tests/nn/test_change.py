@@ -187,6 +187,16 @@ def test_a_nan_leaves_every_mask_as_it_was(solver: str) -> None:
         assert torch.equal(buffer, before[name])
 
 
+@pytest.mark.parametrize("solver", ["exact", "two_approx"])
+def test_a_refresh_between_forward_and_backward_is_noticed(solver: str) -> None:
+    """A gradient under another mask than the loss would be wrong in silence."""
+    layer = SparseLinear(8, 8, pattern="2:4T")
+    loss = layer(torch.randn(3, 8)).sum()
+    refresh_masks(nn.Sequential(layer), solver)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 def test_masks_lie_in_memory_as_their_weights(groups: int) -> None:
     conv = nn.Conv2d(16, 16, 3, groups=groups).to(memory_format=torch.channels_last)

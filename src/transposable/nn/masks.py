@@ -79,7 +79,10 @@ def replace_mask(mask: torch.Tensor, found: torch.Tensor, weight: torch.Tensor) 
     """
     if weight.is_cpu:
         threads = torch.get_num_threads()
-        return MaskChange(*_core.change_mask(weight.detach(), mask, found, threads))
+        change = MaskChange(*_core.change_mask(weight.detach(), mask, found, threads))
+        # A backward pass that still needs the old mask must notice, as after any torch operation.
+        torch.autograd.graph.increment_version(mask)
+        return change
     flips = int((mask != found).count_nonzero())
     mask.copy_(found)
     return MaskChange(flips, *magnitudes(weight, found))
