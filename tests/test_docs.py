@@ -13,7 +13,8 @@ from benchmarks.tables import BEGIN, END
 from transposable.solvers import SOLVERS
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CARDS = sorted((ROOT / "src" / "transposable" / "train" / "recipes").glob("*/README.md"))
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *CARDS]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
 
@@ -22,15 +23,17 @@ def _python(document: Path) -> list[str]:
     return BLOCK.findall(document.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize(
-    "document", [d for d in DOCUMENTS if _python(d)], ids=lambda path: path.name
-)
+def _short(document: Path) -> str:
+    return document.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if _python(d)], ids=_short)
 def test_python_blocks(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks run in order and share their names; ">>>" blocks are compared with their output."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "document"}
     for number, block in enumerate(_python(document), start=1):
-        where = f"{document.name}, block {number}"
+        where = f"{_short(document)}, block {number}"
         if ">>>" not in block:
             exec(compile(block, where, "exec"), names)
             continue
@@ -46,7 +49,7 @@ def test_readme_has_python() -> None:
     assert _python(ROOT / "README.md")
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_short)
 def test_links_lead_to_files(document: Path) -> None:
     targets = LINK.findall(document.read_text(encoding="utf-8"))
     missing = [target for target in targets if not (document.parent / target).exists()]

@@ -28,7 +28,8 @@ def main() -> None:
 
     package = Path(transposable.__file__).parent
     assert package.is_relative_to(sys.prefix), f"{package} lies outside {sys.prefix}"
-    missing = [name for name in ("py.typed", "_core.pyi") if not (package / name).is_file()]
+    shipped = ("py.typed", "_core.pyi", "train/recipes/sr_ste/README.md")
+    missing = [name for name in shipped if not (package / name).is_file()]
     assert not missing, f"the wheel lacks {missing}"
     assert len(list(package.glob("_core.*.so"))) == 1, "the wheel lacks the native core"
     assert metadata.version("transposable") == transposable.__version__

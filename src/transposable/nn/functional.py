@@ -105,7 +105,7 @@ def soft_thresholded(
         [[3.0, -2.0, 0.0, 0.0]]
 
     Hu et al., "S-STE: Continuous Pruning Function for Efficient 2:4 Sparse Pre-training", NeurIPS
-    2024, equation 8.
+    2024; github.com/huyz2023/2by4-pretrain, sparse/utils.py.
     """
     shrunk = _shrink(weight.detach(), mask, m) * scale
     effective: torch.Tensor = _StraightThrough.apply(  # type: ignore[no-untyped-call]

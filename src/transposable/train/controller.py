@@ -50,11 +50,11 @@ class MaskController:
         >>> ctl = MaskController(model, recipe="sr-ste", refresh=1)
         >>> for _ in range(3):
         ...     loss = model(torch.randn(8, 16)).square().mean()
-        ...     loss.backward(); opt.step(); ctl.step(); opt.zero_grad()
+        ...     loss.backward(); opt.step(); _ = ctl.step(); opt.zero_grad()
         >>> [record.step for record in ctl.history], ctl.history[-1].gap
         ([1, 2, 3], 0.0)
 
-    Hubara et al., NeurIPS 2021, section 4.
+    Hubara et al., NeurIPS 2021.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class MaskController:
         self._step = 0
         self._applied: set[int] = set()
         self._by_hand = False
+        self._reached = False
         self._versions: dict[str, int] | None = None
         for layer in self.layers.values():
             layer.straight_through = self.recipe.straight_through
@@ -118,8 +119,9 @@ class MaskController:
         done = self._step + 1
         sparse = self.recipe.sparse_after(done)
         waking = sparse and any(layer.weighting == "dense" for layer in self.layers.values())
-        if sparse and not waking:
-            # Before the refresh: what an optimizer did to weights that stay zero is no score.
+        if self.sparse and not waking:
+            # Of the step just done, the last before a dense tail too; and before the refresh, since
+            # what an optimizer did to weights that stay zero is no score.
             self._after_step()
         record = None
         if sparse and (waking or self.schedule.due(done)):
@@ -255,13 +257,16 @@ class MaskController:
             for layer in self.layers.values():
                 self.recipe.after_step(local(layer.weight), local_part(layer.mask, layer.weight))
 
-    def _before(self, optimizer: Optimizer) -> None:
+    def _before(self, optimizer: Optimizer, again: bool) -> None:
         if self._by_hand:
             return
         parameters = {id(p) for group in optimizer.param_groups for p in group["params"]}
         # Fused optimizers unscale inside their kernel.
         scale = getattr(optimizer, "grad_scale", None)
+        if again:  # the closure has made new gradients
+            self._applied -= parameters
         self._add_terms(parameters, scale)
+        self._reached |= bool(self._applied)
 
     def _add_terms(self, parameters: set[int] | None, scale: Any = None) -> None:
         if not self.sparse:
@@ -292,7 +297,9 @@ class MaskController:
         self._applied |= seen
 
     def _check_applied(self) -> None:
-        if self._applied or self._versions is None or not self.sparse:
+        # Once the hook has reached an optimizer, a step without it is one that a gradient scaler
+        # skipped, even where something else (an average swapped in) has written to the weights.
+        if self._applied or self._reached or self._versions is None or not self.sparse:
             return
         if not self.recipe.changes_gradient or self._handle is None:
             return

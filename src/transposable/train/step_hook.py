@@ -11,12 +11,13 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 
-def before_optimizer_steps(method: Callable[[Optimizer], None]) -> RemovableHandle:
-    """Call a bound method with the optimizer before each step of one, while its owner lives.
+def before_optimizer_steps(method: Callable[[Optimizer, bool], None]) -> RemovableHandle:
+    """Call a bound method before each step of an optimizer, while the method's owner lives.
 
+    It gets the optimizer, and whether it was called in this step before.
     torch's gradient scaler calls the optimizer after unscaling, and a training loop does so after
     clipping, so the gradients are those that the optimizer uses. A closure computes them only
-    inside ``step``: then the method is called after the closure, each time.
+    inside ``step``, LBFGS's even several times: then the method is called after it, each time.
     """
     reference = weakref.WeakMethod(method)
 
@@ -27,12 +28,15 @@ def before_optimizer_steps(method: Callable[[Optimizer], None]) -> RemovableHand
         # args[0] is the optimizer itself.
         closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
         if closure is None:
-            call(optimizer)
+            call(optimizer, False)
             return None
+        again = False
 
         def complete() -> Any:
+            nonlocal again
             loss = closure()
-            call(optimizer)
+            call(optimizer, again)
+            again = True
             return loss
 
         if "closure" in kwargs:

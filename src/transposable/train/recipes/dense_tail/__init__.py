@@ -77,7 +77,7 @@ class DenseTail(_Switch):
         >>> tail.at, tail.sparse_after(499), tail.sparse_after(500)
         (500, True, False)
 
-    Hu et al., ICML 2024 (FST), section 4.4: dense fine-tuning in the last sixth of pre-training.
+    Hu et al., ICML 2024 (FST): dense fine-tuning in the last sixth of pre-training.
     """
 
     name: ClassVar[str] = "dense-tail"

@@ -24,7 +24,8 @@ class MaskedDecay(Recipe):
         >>> MaskedDecay(6e-5)
         MaskedDecay(decay=6e-05)
 
-    Hu et al., "Accelerating Transformer Pre-training with 2:4 Sparsity", ICML 2024, section 4.
+    Hu et al., "Accelerating Transformer Pre-training with 2:4 Sparsity", ICML 2024;
+    github.com/huyz2023/2by4-pretrain, sparse/decay.py.
     """
 
     name: ClassVar[str] = "masked-decay"

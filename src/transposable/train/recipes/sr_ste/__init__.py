@@ -17,15 +17,17 @@ class SRSTE(Recipe):
 
         G = dL/dW~ + decay * (1 - S) * W
 
+    Added once per optimizer step; the card says where the published code differs.
+
     Args:
-        decay: the paper's lambda, relative to the gradient.
+        decay: the paper's lambda.
 
     Example:
         >>> SRSTE()
         SRSTE(decay=0.0002)
 
     Zhou et al., "Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch", ICLR
-    2021, equation 9.
+    2021; github.com/NM-sparsity/NM-sparsity, devkit/sparse_ops.
     """
 
     name: ClassVar[str] = "sr-ste"

@@ -25,8 +25,8 @@ class Static(Recipe):
         >>> Static()
         Static()
 
-    Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021; Hubara et al., NeurIPS 2021,
-    section 4 (static masks).
+    Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021; Hubara et al., NeurIPS 2021
+    (static masks).
     """
 
     name: ClassVar[str] = "static"
