@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -31,7 +31,7 @@ class SparseConv1D(SparseLayer, Conv1D):  # type: ignore[misc]
         self, nf: int, nx: int, *, pattern: str | Pattern, solver: str | Solver = "auto"
     ) -> None:
         Conv1D.__init__(self, nf, nx)  # type: ignore[no-untyped-call]
-        self.convert(self, pattern, solver=solver, name=type(self).__name__)
+        self._convert(self, pattern, solver, type(self).__name__)
 
     def dense_forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         flat = torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), weight)
@@ -39,6 +39,3 @@ class SparseConv1D(SparseLayer, Conv1D):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"SparseConv1D(nf={self.nf}, nx={self.nx}, pattern={self.pattern})"
-
-    def extra_repr(self) -> Any:
-        return f"nf={self.nf}, nx={self.nx}, pattern={self.pattern}"

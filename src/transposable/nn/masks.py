@@ -1,4 +1,4 @@
-"""The best mask for the weight of a layer, wherever that weight lies, and its storing."""
+"""The best mask for the weight of a layer, wherever that weight lies, and what it changes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 
 from transposable import _core
 from transposable.api import kept_matrices
-from transposable.errors import DeviceError, ScoresError
+from transposable.errors import DeviceError, TransposableError
 from transposable.layout import Layout
-from transposable.nn.select import selected
+from transposable.nn import bits
 from transposable.pattern import Pattern
 from transposable.solvers import Solver
 
@@ -30,7 +30,8 @@ def best_mask(
     A weight on an accelerator is copied to the CPU, where the solvers run, and the mask back.
 
     Raises:
-        ScoresError: if the weight has a NaN; the message names the layer.
+        ScoresError, SolverError, ...: see :func:`transposable.find_mask`; the message names the
+            layer.
         DeviceError: if the weight is on the meta device.
     """
     if weight.is_meta:
@@ -42,8 +43,8 @@ def best_mask(
     out_in = scores.t() if stored_in_out else scores
     try:
         kept = kept_matrices(out_in, pattern, solver, layout)
-    except ScoresError as error:
-        raise ScoresError(f"mask of layer {name!r}: {error}") from None
+    except TransposableError as error:
+        raise type(error)(f"mask of layer {name!r}: {error}") from None
     mask = layout.arrange(kept, out_in.shape)
     if stored_in_out:
         mask = mask.t()
@@ -65,32 +66,34 @@ class MaskChange:
     total: float
 
 
-def replace_mask(mask: torch.Tensor, found: torch.Tensor, weight: torch.Tensor) -> MaskChange:
-    """Store a new mask in place of the old one, and say what that changed.
+def compare_masks(
+    weight: torch.Tensor, mask: torch.Tensor, found: torch.Tensor
+) -> MaskChange:
+    """What a new mask changes.
 
         flips = #{S_ij != S'_ij},  kept = sum S'_ij |w_ij|,  total = sum |w_ij|
 
     Args:
-        mask: the old mask, bool; becomes equal to ``found``.
-        found: the new mask, of the same shape.
-        weight: float32/64/16 or bfloat16, of the same shape. Strides are free.
+        weight: float32/64/16 or bfloat16, any strides.
+        mask: the old mask, bool, of the same shape and any strides.
+        found: the new mask, likewise.
 
     Complexity: on the CPU one pass over the three, with sums in double precision.
     """
     if weight.is_cpu:
         threads = torch.get_num_threads()
-        change = MaskChange(*_core.change_mask(weight.detach(), mask, found, threads))
-        # A backward pass that still needs the old mask must notice, as after any torch operation.
-        torch.autograd.graph.increment_version(mask)
-        return change
-    flips = int((mask != found).count_nonzero())
-    mask.copy_(found)
-    return MaskChange(flips, *magnitudes(weight, found))
+        return MaskChange(*_core.compare_masks(weight.detach(), mask, found, threads))
+    return compare_by_torch(weight, mask, found)
 
 
-def magnitudes(weight: torch.Tensor, mask: torch.Tensor) -> tuple[float, float]:
-    """The magnitude of a weight that a mask keeps, and all of it."""
+def compare_by_torch(
+    weight: torch.Tensor, mask: torch.Tensor, found: torch.Tensor
+) -> MaskChange:
+    """As :func:`compare_masks`, on any device."""
     magnitude = weight.detach().abs()
     wide = torch.float32 if weight.is_mps else torch.float64  # that device has no doubles
-    kept = selected(magnitude, mask).sum(dtype=wide)
-    return float(kept), float(magnitude.sum(dtype=wide))
+    return MaskChange(
+        int((mask != found).count_nonzero()),
+        float(bits.kept(magnitude, found).sum(dtype=wide)),
+        float(magnitude.sum(dtype=wide)),
+    )

@@ -46,10 +46,27 @@ class SparseLinear(SparseLayer, nn.Linear):
         solver: str | Solver = "auto",
     ) -> None:
         nn.Linear.__init__(self, in_features, out_features, bias, device, dtype)
-        self.convert(self, pattern, solver=solver, name=type(self).__name__)
+        self._convert(self, pattern, solver, type(self).__name__)
 
     def dense_forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return F.linear(x, weight, self.bias)
+
+    def become_dense(self) -> None:
+        for key in [k for k, hook in self._forward_pre_hooks.items() if hook is _no_fast_path]:
+            del self._forward_pre_hooks[key]
+        super().become_dense()
+
+    def _become_sparse(self, mask: torch.Tensor, pattern: Pattern, layout: Layout) -> None:
+        super()._become_sparse(mask, pattern, layout)
+        self.register_forward_pre_hook(_no_fast_path)
+
+
+def _no_fast_path(module: nn.Module, inputs: Any) -> None:
+    """Nothing; but with a hook in it ``nn.TransformerEncoderLayer`` calls its layers in eval mode.
+
+    Without one it hands ``linear1.weight`` and ``linear2.weight`` to a fused operator, which would
+    compute with the dense weights.
+    """
 
 
 class SparseConv1d(SparseLayer, nn.Conv1d):
@@ -73,7 +90,7 @@ class SparseConv1d(SparseLayer, nn.Conv1d):
         self, *args: Any, pattern: str | Pattern, solver: str | Solver = "auto", **kwargs: Any
     ) -> None:
         nn.Conv1d.__init__(self, *args, **kwargs)
-        self.convert(self, pattern, solver=solver, name=type(self).__name__)
+        self._convert(self, pattern, solver, type(self).__name__)
 
     @classmethod
     def layout_of(cls, dense: nn.Module) -> Layout:
@@ -105,7 +122,7 @@ class SparseConv2d(SparseLayer, nn.Conv2d):
         self, *args: Any, pattern: str | Pattern, solver: str | Solver = "auto", **kwargs: Any
     ) -> None:
         nn.Conv2d.__init__(self, *args, **kwargs)
-        self.convert(self, pattern, solver=solver, name=type(self).__name__)
+        self._convert(self, pattern, solver, type(self).__name__)
 
     @classmethod
     def layout_of(cls, dense: nn.Module) -> Layout:

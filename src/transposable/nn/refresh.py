@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from transposable.errors import LayerError
 from transposable.nn.layer import SparseLayer
 from transposable.nn.masks import MaskChange, best_mask, magnitudes, replace_mask
 from transposable.nn.sharding import gather_mask, is_sharded, local, local_layout, local_part
@@ -40,6 +41,7 @@ def refresh_masks(
         solver: what finds the masks; default the exact one.
 
     Raises:
+        LayerError: if a model has no sparse layer.
         ScoresError: if a weight has a NaN; the message names the layer.
 
     Example:
@@ -51,7 +53,7 @@ def refresh_masks(
         1.0
     """
     if isinstance(layers, nn.Module):
-        layers = sparse_layers(layers)
+        layers = _layers_of(layers)
     chosen = make_solver(solver)
     started = time.perf_counter()
     found: dict[int, torch.Tensor] = {}  # layers that share a weight have one mask
@@ -82,6 +84,18 @@ def refresh_masks(
         gap=max(0.0, 1 - kept / most) if most > 0 else 0.0,
         seconds=seconds,
     )
+
+
+def _layers_of(model: nn.Module) -> Mapping[str, SparseLayer]:
+    layers = sparse_layers(model)
+    if not layers:
+        raise LayerError(
+            f"refresh_masks: {type(model).__name__} has no sparse layer, so there is no mask to "
+            "find; call sparsify(model, '2:4T') first"
+        )
+    for layer in layers.values():
+        layer.adopt_code()
+    return layers
 
 
 def _find(layer: SparseLayer, solver: Solver, name: str) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from transposable.nn.select import selected
+from transposable.nn import bits
 from transposable.train.recipes.base import Recipe, check_factor
 
 
@@ -41,4 +41,4 @@ class MaskedDecay(Recipe):
         return self.decay > 0
 
     def before_step(self, weight: torch.Tensor, gradient: torch.Tensor, mask: torch.Tensor) -> None:
-        gradient.add_(selected(weight, ~mask), alpha=self.decay)
+        gradient.add_(bits.pruned(weight, mask), alpha=self.decay)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from transposable.nn.select import select_
+from transposable.nn import bits
 from transposable.train.recipes.base import Recipe
 from transposable.train.schedules import Never, Schedule
 
@@ -41,4 +41,4 @@ class Static(Recipe):
         return Never()
 
     def after_step(self, weight: torch.Tensor, mask: torch.Tensor) -> None:
-        select_(weight, mask)
+        bits.keep_(weight, mask)
