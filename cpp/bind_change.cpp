@@ -40,5 +40,5 @@ std::tuple<std::int64_t, double, double> compare_masks(const Weight& weight, con
 
 void bind_change(nb::module_& module) {
   module.def("compare_masks", &compare_masks, "weight"_a, "mask"_a, "found"_a, "threads"_a,
-             "(entries in which two masks differ, |weight| that the second keeps, all |weight|).");
+             "(entries that differ, |weight| that found keeps, all |weight|).");
 }

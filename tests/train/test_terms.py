@@ -1,18 +1,12 @@
-"""Zeros by a mask: the bits of torch.where, whatever lies in the zeroed places; its gradients."""
+"""What recipes do to gradients and weights, bit by bit, whatever lies in the other places."""
 
 from __future__ import annotations
 
-import copy
-
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
-from torch.autograd import forward_ad
 
-from transposable.nn import SparseLinear, functional
-from transposable.nn.select import select_, selected
+from transposable.nn import SparseLinear
 from transposable.train import SRSTE, DenseTail, MaskController, MaskedDecay, Recipe, Static
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -51,17 +45,6 @@ def tensors(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
         return value.permute([order.index(axis) for axis in range(len(shape))])
 
     return back(tensor, orders[0]), back(mask, orders[1])
-
-
-@given(tensors())
-def test_selected_has_the_bits_of_where(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
-    tensor, mask = pair
-    before = tensor.clone()
-    zero = torch.zeros((), dtype=tensor.dtype)
-    assert same_bits(selected(tensor, mask), torch.where(mask, tensor, zero))
-    assert same_bits(tensor, before)
-    select_(tensor, mask)
-    assert same_bits(tensor, torch.where(mask, before, zero))
 
 
 @given(tensors(), st.sampled_from([SRSTE(0.25), MaskedDecay(3e-4)]))
@@ -105,45 +88,3 @@ def test_a_recipe_is_known_to_change_weights_by_its_method() -> None:
     before = layer.weight.detach().clone()
     controller.step()
     assert torch.equal(layer.weight, before / 2)
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own, forward mode
-def test_the_gradients_of_masked_weights() -> None:
-    weight = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
-    mask = torch.rand(4, 6) < 0.5
-
-    def function(weight: torch.Tensor) -> torch.Tensor:
-        return functional.masked(weight, mask).pow(3)
-
-    assert torch.autograd.gradcheck(function, (weight,), check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(function, (weight,))
-    mapped = torch.func.vmap(functional.masked)(weight.expand(3, 4, 6), mask.expand(3, 4, 6))
-    assert torch.equal(mapped[2], torch.where(mask, weight, 0.0))
-    with forward_ad.dual_level():
-        dual = forward_ad.make_dual(weight, torch.ones_like(weight))
-        tangent = forward_ad.unpack_dual(functional.masked(dual, mask)).tangent
-        assert torch.equal(tangent, mask.double())
-
-
-def test_a_gradient_that_is_not_finite_stays_where_it_is_kept() -> None:
-    weight = torch.randn(3, requires_grad=True)
-    mask = torch.tensor([True, False, False])
-    functional.masked(weight, mask).backward(torch.tensor([1.0, float("nan"), float("inf")]))
-    assert weight.grad is not None
-    assert weight.grad.tolist() == [1.0, 0.0, 0.0]
-
-
-@pytest.mark.parametrize("straight_through", [False, True])
-def test_other_tracers_see_where(straight_through: bool) -> None:
-    """Scripts and exported programs hold no arithmetic on the bits of a float."""
-    layer = SparseLinear(8, 8, pattern="2:4T")
-    layer.straight_through = straight_through
-    x = torch.randn(2, 8)
-    exported = torch.export.export(copy.deepcopy(layer), (x,))
-    text = str(exported.graph)
-    assert "where" in text
-    assert "int32" not in text
-    assert torch.equal(exported.module()(x), layer(x))
-    if not straight_through:  # a custom gradient cannot be traced symbolically
-        traced = torch.fx.symbolic_trace(nn.Sequential(layer))
-        assert torch.equal(traced(x), layer(x))

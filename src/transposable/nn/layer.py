@@ -15,7 +15,7 @@ from transposable.nn import functional
 from transposable.nn.backends import DENSE_MASKED, Backend
 from transposable.nn.checkpoint import WEIGHTINGS, Weighting, check_state, decode, encode
 from transposable.nn.masks import best_mask
-from transposable.nn.sharding import is_sharded, local, local_part
+from transposable.nn.sharding import cut_like, local, local_part, whole
 from transposable.pattern import Pattern
 from transposable.solvers import Solver
 
@@ -180,8 +180,7 @@ class SparseLayer(nn.Module):
                     " the soft threshold needs groups of M; use a pattern such as '2:4' or '2:4T'"
                 )
             if self.scale == 0:
-                weight, mask = self._out_in(whole(self.weight), self.mask)
-                self.scale.copy_(functional.soft_scale(weight, mask, self.pattern.m))
+                self.scale.copy_(self.best_scale())
         self._weighting = weighting
         self.sparsity[3] = WEIGHTINGS.index(weighting)
 
@@ -194,7 +193,18 @@ class SparseLayer(nn.Module):
             >>> bool((layer.effective_weight()[~layer.mask] == 0).all())
             True
         """
-        return self._weigh(self.weight, self.mask)
+        return self._weigh(self.weight, cut_like(self.mask, self.weight))
+
+    def best_scale(self) -> torch.Tensor:
+        """The ``scale`` for the weight of now; under FSDP all ranks must call it together.
+
+        Example:
+            >>> from transposable.nn import SparseLinear
+            >>> bool(SparseLinear(16, 8, pattern="2:4").best_scale() > 1)
+            True
+        """
+        weight, mask = self._out_in(whole(self.weight), self.mask)
+        return functional.soft_scale(weight, mask, self.pattern.m)
 
     def as_mask(self) -> Mask:
         """The mask with its pattern and layout, [out, in] first; see :class:`transposable.Mask`."""
@@ -263,13 +273,6 @@ def why_nothing_is_pruned(
         f"its weight is {rows} x {cols} to the matmul (out x in, per group), of which {pattern} "
         "prunes none"
     )
-
-
-def whole(weight: torch.Tensor) -> torch.Tensor:
-    """The whole weight on every rank."""
-    if is_sharded(weight):
-        return weight.detach().full_tensor()  # type: ignore[attr-defined,no-any-return]
-    return weight.detach()
 
 
 def _shallow(module: nn.Module) -> nn.Module:

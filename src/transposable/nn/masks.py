@@ -66,9 +66,7 @@ class MaskChange:
     total: float
 
 
-def compare_masks(
-    weight: torch.Tensor, mask: torch.Tensor, found: torch.Tensor
-) -> MaskChange:
+def compare_masks(weight: torch.Tensor, mask: torch.Tensor, found: torch.Tensor) -> MaskChange:
     """What a new mask changes.
 
         flips = #{S_ij != S'_ij},  kept = sum S'_ij |w_ij|,  total = sum |w_ij|
@@ -86,9 +84,7 @@ def compare_masks(
     return compare_by_torch(weight, mask, found)
 
 
-def compare_by_torch(
-    weight: torch.Tensor, mask: torch.Tensor, found: torch.Tensor
-) -> MaskChange:
+def compare_by_torch(weight: torch.Tensor, mask: torch.Tensor, found: torch.Tensor) -> MaskChange:
     """As :func:`compare_masks`, on any device."""
     magnitude = weight.detach().abs()
     wide = torch.float32 if weight.is_mps else torch.float64  # that device has no doubles

@@ -9,10 +9,18 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from transposable.errors import LayerError
+from transposable.errors import LayerError, TransposableError
 from transposable.nn.layer import SparseLayer
-from transposable.nn.masks import MaskChange, best_mask, magnitudes, replace_mask
-from transposable.nn.sharding import gather_mask, is_sharded, local, local_layout, local_part
+from transposable.nn.masks import MaskChange, best_mask, compare_masks
+from transposable.nn.sharding import (
+    add_up,
+    check_shards,
+    gather_mask,
+    local,
+    local_layout,
+    local_part,
+    reshard,
+)
 from transposable.nn.surgery import sparse_layers
 from transposable.pattern import Pattern
 from transposable.solvers import Auto, Solver, make_solver
@@ -34,7 +42,9 @@ def refresh_masks(
     """Give sparse layers the best masks for their current weights.
 
     For a model whose weights came without their masks, such as a moving average of weights. All
-    masks are found before the first is stored: after an error every layer is as it was.
+    masks are found before the first is stored: after an error every layer is as it was. Under FSDP
+    all ranks must call it together: each finds the masks of its part of the weights, and what is
+    returned, ``seconds`` apart, is the same on all.
 
     Args:
         layers: sparse layers by name, or a model.
@@ -42,7 +52,8 @@ def refresh_masks(
 
     Raises:
         LayerError: if a model has no sparse layer.
-        ScoresError: if a weight has a NaN; the message names the layer.
+        ScoresError: if a weight has a NaN, on whatever rank; the message names the layer.
+        ShardingError: if a weight is cut over ranks inside a tile.
 
     Example:
         >>> from transposable.nn import SparseLinear
@@ -53,35 +64,45 @@ def refresh_masks(
         1.0
     """
     if isinstance(layers, nn.Module):
+        reshard(layers)
         layers = _layers_of(layers)
+    check_shards(layers)
     chosen = make_solver(solver)
-    started = time.perf_counter()
-    found: dict[int, torch.Tensor] = {}  # layers that share a weight have one mask
+    first: dict[int, str] = {}  # layers that share a weight have one mask
     for name, layer in layers.items():
-        if id(layer.weight) not in found:
-            found[id(layer.weight)] = _find(layer, chosen, name)
-    seconds = time.perf_counter() - started
-    # What an approximation is measured against; before any mask is stored.
-    best = {
-        name: _kept(layer, _find(layer, Auto(), name))
-        for name, layer in layers.items()
-        if not _is_best(chosen, layer.pattern)
-    }
+        first.setdefault(id(layer.weight), name)
+    distinct = {name: layers[name] for name in first.values()}
+    found: dict[str, torch.Tensor] = {}
+    rows = [[0.0] * 5 for _ in distinct]  # flips, size, kept, total, best
+    failure = None
+    seconds = 0.0
+    for row, (name, layer) in zip(rows, distinct.items(), strict=True):
+        started = time.perf_counter()
+        try:
+            found[name] = _find(layer, chosen, name)
+            change = _compare(layer, found[name])
+            seconds += time.perf_counter() - started
+            most = change.kept
+            if not _is_best(chosen, layer.pattern):
+                # What an approximation is measured against.
+                most = _compare(layer, _find(layer, Auto(), name)).kept
+        except TransposableError as error:
+            failure = (name, error)
+            break
+        row[:] = change.flips, found[name].numel(), change.kept, change.total, most
+    # Nothing is stored before all ranks know that none has failed.
+    sums = torch.tensor(rows, dtype=torch.float64).view(-1, 5)
+    flips, size, kept, total, best = add_up(distinct, sums, failure).sum(0).tolist()
     started = time.perf_counter()
-    flips = size = 0
-    kept = total = most = 0.0
-    for name, layer in layers.items():
-        change = _replace(layer, found[id(layer.weight)])
-        flips += change.flips
-        size += layer.mask.numel()
-        kept += change.kept
-        total += change.total
-        most += best.get(name, change.kept)
+    for name, layer in distinct.items():
+        found[name] = gather_mask(found[name], layer.weight)
+    for layer in layers.values():
+        layer.mask.copy_(found[first[id(layer.weight)]])
     seconds += time.perf_counter() - started
     return Refreshed(
         flip_rate=flips / max(size, 1),
         kept=kept / total if total > 0 else 1.0,
-        gap=max(0.0, 1 - kept / most) if most > 0 else 0.0,
+        gap=max(0.0, 1 - kept / best) if best > 0 else 0.0,
         seconds=seconds,
     )
 
@@ -99,28 +120,18 @@ def _layers_of(model: nn.Module) -> Mapping[str, SparseLayer]:
 
 
 def _find(layer: SparseLayer, solver: Solver, name: str) -> torch.Tensor:
-    """The whole mask, on every rank; each rank solves the part of the weight that it holds."""
-    weight = layer.weight
+    """The mask of the part of the weight that this rank holds."""
     layout = local_layout(layer)
-    mask = best_mask(local(weight), layer.pattern, layout, layer.stored_in_out, solver, name)
-    return gather_mask(mask, weight)
+    weight = local(layer.weight)
+    return best_mask(weight, layer.pattern, layout, layer.stored_in_out, solver, name)
+
+
+def _compare(layer: SparseLayer, mask: torch.Tensor) -> MaskChange:
+    """What a mask changes of this rank's part."""
+    weight = layer.weight
+    return compare_masks(local(weight), local_part(layer.mask, weight), mask)
 
 
 def _is_best(solver: Solver, pattern: Pattern) -> bool:
     actual = solver.choose(pattern) if isinstance(solver, Auto) else solver
     return actual.promises_optimal
-
-
-def _replace(layer: SparseLayer, found: torch.Tensor) -> MaskChange:
-    weight = local(layer.weight)
-    if not is_sharded(layer.weight):
-        return replace_mask(layer.mask, found, weight)
-    # Masks are whole on every rank, weights are not.
-    flips = int((layer.mask != found).count_nonzero())
-    layer.mask.copy_(found)
-    return MaskChange(flips, *magnitudes(weight, local_part(found, layer.weight)))
-
-
-def _kept(layer: SparseLayer, mask: torch.Tensor) -> float:
-    kept, _ = magnitudes(local(layer.weight), local_part(mask, layer.weight))
-    return kept

@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
-import dataclasses
+import weakref
 from typing import Any, Final
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from transposable.errors import CheckpointError, ControllerError, LayerError
-from transposable.nn import refresh_masks, sparse_layers
-from transposable.nn.sharding import check_shards, local, local_part
+from transposable.errors import ControllerError, LayerError, ShardingError
+from transposable.nn import SparseLayer, refresh_masks, sparse_layers
+from transposable.nn.sharding import (
+    agree,
+    check_all_reduced,
+    check_shards,
+    has_shards,
+    is_sharded,
+    local,
+    local_part,
+    reshard,
+)
 from transposable.solvers import Solver, make_solver
+from transposable.train.gradients import GradientTerms
 from transposable.train.history import Refresh
 from transposable.train.recipes import Recipe, make_recipe
 from transposable.train.schedules import Schedule, make_schedule
-from transposable.train.step_hook import before_optimizer_steps
+from transposable.train.state import (
+    VERSION,
+    describe,
+    history_columns,
+    pending_gradients,
+    plain_names,
+    put_gradients,
+    read_state,
+)
+from transposable.train.step_hook import StepHook
 
-_VERSION: Final = 1
+# Two controllers of one layer would both add their gradient terms: the newer one takes it over.
+_OWNERS: Final[weakref.WeakKeyDictionary[SparseLayer, weakref.ref[MaskController]]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 class MaskController:
@@ -67,22 +90,23 @@ class MaskController:
         self.recipe = make_recipe(recipe)
         self.schedule = self.recipe.schedule if refresh is None else make_schedule(refresh)
         self.solver = make_solver(solver)
-        self.layers = sparse_layers(model)
+        self.model = _bare(model)
+        self._has_shards = has_shards(self.model)
+        self._reshard()
+        self.layers: dict[str, SparseLayer] = plain_names(sparse_layers(self.model).items())
         if not self.layers:
             raise LayerError(
-                f"MaskController: {type(model).__name__} has no sparse layer; call "
+                f"MaskController: {type(self.model).__name__} has no sparse layer; call "
                 "sparsify(model, '2:4T') first"
             )
         for name, layer in self.layers.items():
             self.recipe.check(layer.pattern, name)
         check_shards(self.layers)
-        self.model = model
+        agree(self.layers)
         self.history: list[Refresh] = []
         self._step = 0
-        self._applied: set[int] = set()
-        self._by_hand = False
-        self._reached = False
-        self._versions: dict[str, int] | None = None
+        self._terms = GradientTerms(self.recipe, self.layers)
+        self._sharded = {name: is_sharded(ly.weight) for name, ly in self.layers.items()}
         for layer in self.layers.values():
             layer.straight_through = self.recipe.straight_through
         # Layers at rest come from a checkpoint of a dense tail: only a step or load_state_dict,
@@ -91,9 +115,7 @@ class MaskController:
             self._set_weighting(self.sparse)
             if self.sparse:
                 self._after_step()
-        self._handle = None
-        if self.recipe.changes_gradient:
-            self._handle = before_optimizer_steps(self._before)
+        self._take_over()
 
     @property
     def steps(self) -> int:
@@ -115,24 +137,33 @@ class MaskController:
             ScoresError: if a weight is NaN at a refresh; nothing is changed then.
             ControllerError: if an optimizer that is not torch's skipped the recipe's gradient term.
         """
-        self._check_applied()
+        self._check_ready("step")
+        self._terms.check(self.sparse)
         done = self._step + 1
         sparse = self.recipe.sparse_after(done)
         waking = sparse and any(layer.weighting == "dense" for layer in self.layers.values())
-        if self.sparse and not waking:
-            # Of the step just done, the last before a dense tail too; and before the refresh, since
-            # what an optimizer did to weights that stay zero is no score.
+        due = sparse and (waking or self.schedule.due(done))
+        # Of the step just done, the last before a dense tail too; and before the refresh, since
+        # what an optimizer did to weights that stay zero is no score.
+        finishing = self.sparse and not waking and _changes_weights(self.recipe)
+        weights = [local(layer.weight) for layer in self.layers.values()] if finishing else []
+        before = [weight.clone() for weight in weights] if due else []
+        if finishing:
             self._after_step()
         record = None
-        if sparse and (waking or self.schedule.due(done)):
-            record = self._refresh(done)
+        if due:
+            try:
+                record = self._refresh(done)
+            except BaseException:
+                for weight, saved in zip(weights, before, strict=True):
+                    weight.copy_(saved)
+                raise
         self._step = done
         self._set_weighting(sparse)
         if record is not None:
             self._after_step()
-        self._applied.clear()
-        self._by_hand = False
-        self._versions = self._weight_versions()
+        self._terms.step_done()
+        self._hook.forget()
         return record
 
     def refresh(self) -> Refresh:
@@ -141,6 +172,7 @@ class MaskController:
         Raises:
             ScoresError: if a weight is NaN; nothing is changed then.
         """
+        self._check_ready("refresh")
         record = self._refresh(self._step)
         if self.sparse:
             self._after_step()
@@ -152,93 +184,81 @@ class MaskController:
         The gradients must be complete, unscaled and clipped. With a torch optimizer the call is
         not needed, and does no harm.
         """
-        self._by_hand = True
-        if self.recipe.changes_gradient:
-            self._add_terms(None)
+        self._check_ready("before_step")
+        self._terms.before_step(self.sparse)
 
     def close(self) -> None:
-        """Stop adding gradient terms to optimizers' steps; the layers stay as they are."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        """End the training under masks: optimizers step as if there were no controller.
+
+        The layers stay as they are; history and state_dict stay readable.
+        """
+        self._hook.remove()
+        for layer in self.layers.values():
+            if _owner(layer) is self:
+                del _OWNERS[layer]
 
     def state_dict(self, *, gradients: bool = True) -> dict[str, Any]:
         """What a resumed run needs besides the model's and the optimizer's state dicts.
 
         Args:
             gradients: include the gradients that are there, so that a run stopped in the middle
-                of accumulation resumes too; after ``opt.zero_grad()`` there are none.
+                of accumulation resumes too; after ``opt.zero_grad()`` there are none. Under FSDP
+                all ranks must call it together then. Under DDP, gradients that were accumulated
+                in ``no_sync`` differ by rank: let each rank save its own.
 
         Returns:
             Plain types and tensors only; ``torch.load(..., weights_only=True)`` reads it.
+
+        Raises:
+            ShardingError: if FSDP holds gradients that it has not reduced yet.
         """
-        pending = {
-            name: parameter.grad.detach().clone()
-            for name, parameter in self.model.named_parameters()
-            if gradients and parameter.grad is not None
-        }
+        self._reshard()
+        if gradients:
+            check_all_reduced(self.model, "MaskController.state_dict")
         return {
-            "version": _VERSION,
+            "version": VERSION,
             "step": self._step,
-            "recipe": _describe(self.recipe),
-            "refresh": _describe(self.schedule),
-            "solver": _describe(self.solver),
-            "patterns": {name: str(layer.pattern) for name, layer in self.layers.items()},
-            "history": [record.as_dict() for record in self.history],
-            "gradients": pending,
+            **self._settings(),
+            "patterns": self._patterns(),
+            "history": history_columns(self.history),
+            "gradients": pending_gradients(self.model) if gradients else None,
+            "stepped": sorted(self._terms.stepped),
+            "added": sorted(self._terms.added),
         }
 
     def load_state_dict(self, state: dict[str, Any], *, strict: bool = True) -> None:
         """Continue from :meth:`state_dict`; load the model's and the optimizer's states as well.
 
+        In whatever order. Gradients become those of the saved run, unless it saved without.
+
         Args:
             strict: recipe, refresh schedule and solver must be those of the saved run.
 
         Raises:
-            CheckpointError: if the state is of another model, pattern or recipe; nothing is
-                changed then.
+            CheckpointError: if the state is damaged, or of another model, pattern or recipe;
+                nothing is changed then.
         """
-        self._check_state(state, strict)
-        self._step = state["step"]
-        self.history = [Refresh(**record) for record in state["history"]]
+        self._check_ready("load_state_dict")
+        loaded = read_state(
+            state,
+            model=self.model,
+            expected=self._settings() if strict else {},
+            patterns=self._patterns(),
+        )
+        self._step = loaded.step
+        self.history = loaded.history
         self._set_weighting(self.sparse)
-        parameters = dict(self.model.named_parameters())
-        for name, gradient in state["gradients"].items():
-            parameters[name].grad = gradient.detach().clone().to(parameters[name].device)
-        self._applied.clear()
-        self._by_hand = False
-        self._versions = None
+        if loaded.gradients is not None:
+            put_gradients(self.model, loaded.gradients)
+        self._terms.restart(loaded.stepped, loaded.added)
+        self._hook.forget()
 
-    def _check_state(self, state: dict[str, Any], strict: bool) -> None:
-        if state.get("version") != _VERSION:
-            raise CheckpointError(
-                "MaskController.load_state_dict: the state has version "
-                f"{state.get('version')!r}, and this release reads version {_VERSION}; give the "
-                "result of MaskController.state_dict()"
-            )
-        patterns = {name: str(layer.pattern) for name, layer in self.layers.items()}
-        for name in [*patterns, *state["patterns"]]:
-            here, there = patterns.get(name, "dense"), state["patterns"].get(name, "dense")
-            if here != there:
-                raise CheckpointError(
-                    f"MaskController.load_state_dict: layer {name!r} is {here} in this model and "
-                    f"{there} in the checkpoint; sparsify the model as the saved run did"
-                )
+    def _settings(self) -> dict[str, str]:
         settings = {"recipe": self.recipe, "refresh": self.schedule, "solver": self.solver}
-        for key, setting in settings.items():
-            if strict and state[key] != _describe(setting):
-                raise CheckpointError(
-                    f"MaskController.load_state_dict: the {key} is {_describe(setting)}, and the "
-                    f"saved run had {state[key]}; make the controller as the saved run did, or "
-                    "pass strict=False to go on differently"
-                )
-        unknown = set(state["gradients"]) - {name for name, _ in self.model.named_parameters()}
-        if unknown:
-            raise CheckpointError(
-                "MaskController.load_state_dict: the state has a gradient of "
-                f"{min(unknown)!r}, which the model does not have; load it into the model it came "
-                "from"
-            )
+        return {key: describe(setting) for key, setting in settings.items()}
+
+    def _patterns(self) -> dict[str, str]:
+        return {name: str(layer.pattern) for name, layer in self.layers.items()}
 
     def _refresh(self, step: int) -> Refresh:
         done = refresh_masks(self.layers, self.solver)
@@ -257,70 +277,88 @@ class MaskController:
             for layer in self.layers.values():
                 self.recipe.after_step(local(layer.weight), local_part(layer.mask, layer.weight))
 
-    def _before(self, optimizer: Optimizer, again: bool) -> None:
-        if self._by_hand:
+    def _before(self, optimizer: Optimizer, parameters: set[int], again: bool) -> None:
+        self._reshard()
+        mine = [ly for ly in self.layers.values() if id(ly.weight) in parameters]
+        # Layers that a newer controller has taken over are left to that one.
+        if all(_owner(layer) is not self for layer in mine):
             return
-        parameters = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        self._check_ready("optimizer step")
+        if _only_initialises(optimizer):
+            return
         # Fused optimizers unscale inside their kernel.
         scale = getattr(optimizer, "grad_scale", None)
-        if again:  # the closure has made new gradients
-            self._applied -= parameters
-        self._add_terms(parameters, scale)
-        self._reached |= bool(self._applied)
+        self._terms.optimizer_steps(parameters, scale, again, self.sparse)
 
-    def _add_terms(self, parameters: set[int] | None, scale: Any = None) -> None:
-        if not self.sparse:
-            return
-        seen = set()
-        with torch.no_grad():
-            for name, layer in self.layers.items():
-                weight = layer.weight
-                if parameters is not None and id(weight) not in parameters:
-                    continue
-                if weight.grad is None or id(weight) in seen:
-                    continue
-                if id(weight) in self._applied:
-                    raise ControllerError(
-                        f"MaskController: a second optimizer step for layer {name!r} without "
-                        "ctl.step() in between; call ctl.step() after each opt.step(), or "
-                        "ctl.close() when the recipe has ended"
-                    )
-                seen.add(id(weight))
-                gradient = local(weight.grad)
-                if scale is not None:
-                    gradient.div_(scale)
-                self.recipe.before_step(
-                    local(weight), gradient, local_part(layer.mask, layer.weight)
+    def _check_ready(self, operation: str) -> None:
+        """Raise unless the layers are those that the controller was made for."""
+        self._reshard()
+        for name, layer in self.layers.items():
+            if not isinstance(layer, SparseLayer):
+                raise ControllerError(
+                    f"MaskController ({operation}): layer {name!r} is no sparse layer any more but "
+                    f"a {type(layer).__name__}; call ctl.close() before densify(model)"
                 )
-                if scale is not None:
-                    gradient.mul_(scale)
-        self._applied |= seen
+            if _owner(layer) is not self:
+                raise ControllerError(
+                    f"MaskController ({operation}): layer {name!r} is in the hands of another "
+                    "controller, or this one was closed; use the newest controller of a model only"
+                )
+            if is_sharded(layer.weight) != self._sharded[name]:
+                raise ShardingError(
+                    f"MaskController ({operation}): the weight of layer {name!r} was "
+                    f"{'cut over ranks' if is_sharded(layer.weight) else 'gathered'} after the "
+                    "controller was made; call sparsify, then fully_shard, then MaskController"
+                )
 
-    def _check_applied(self) -> None:
-        # Once the hook has reached an optimizer, a step without it is one that a gradient scaler
-        # skipped, even where something else (an average swapped in) has written to the weights.
-        if self._applied or self._reached or self._versions is None or not self.sparse:
-            return
-        if not self.recipe.changes_gradient or self._handle is None:
-            return
-        # A step that a gradient scaler skipped leaves the weights as they were.
-        now = self._weight_versions()
-        if now != self._versions:
-            changed = next(name for name in now if now[name] != self._versions.get(name))
-            raise ControllerError(
-                f"MaskController.step: layer {changed!r} changed, and its optimizer did not "
-                f"receive the gradient term of {_describe(self.recipe)}; call ctl.before_step() "
-                "right before the step of an optimizer that is not a torch.optim.Optimizer"
-            )
+    def _reshard(self) -> None:
+        if self._has_shards:  # searched for once: a large model has thousands of modules
+            reshard(self.model)
 
-    def _weight_versions(self) -> dict[str, int]:
-        return {
-            name: layer.weight._version
-            for name, layer in self.layers.items()
-            if layer.weight.requires_grad
-        }
+    def _take_over(self) -> None:
+        for layer in self.layers.values():
+            _OWNERS[layer] = weakref.ref(self)
+        self._hook = StepHook(self._before)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy trains its copy of the model, and is called before optimizers' steps itself.
+        return {key: value for key, value in self.__dict__.items() if key != "_hook"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._take_over()
 
 
-def _describe(value: object) -> str:
-    """A text by which two runs are compared: options included, addresses not."""
-    return repr(value) if dataclasses.is_dataclass(value) else type(value).__qualname__
+def _owner(layer: SparseLayer) -> MaskController | None:
+    reference = _OWNERS.get(layer)
+    return None if reference is None else reference()
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    """The model inside DDP and torch.compile: checkpoints name its layers."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner, nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def _only_initialises(optimizer: Optimizer) -> bool:
+    """Whether a step changes no weight: torch.distributed.checkpoint makes one with zeros.
+
+    It makes optimizers create the state that they are about to save or to load.
+    """
+    if any("lr" not in group or group["lr"] != 0 for group in optimizer.param_groups):
+        return False
+    parameters = (p for group in optimizer.param_groups for p in group["params"])
+    return not any(p.grad is not None and bool(local(p.grad).any()) for p in parameters)
+
+
+def _changes_weights(recipe: Recipe) -> bool:
+    inner: Any = recipe
+    while isinstance(getattr(inner, "recipe", None), Recipe):  # of a switch
+        inner = inner.recipe
+    return type(inner).after_step is not Recipe.after_step

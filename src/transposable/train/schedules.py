@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -72,7 +74,7 @@ class Until(Schedule):
 class Growing(Schedule):
     """Periods that grow: the first after ``first`` steps, each next one ``factor`` times as long.
 
-    Period k is ceil(first * factor^k), at most ``longest``.
+    Period k = 0, 1, ... is ceil(first * factor^k), at most ``longest``.
 
     Example:
         >>> [step for step in range(1, 40) if Growing(2, factor=2.0).due(step)]
@@ -87,21 +89,44 @@ class Growing(Schedule):
         _positive("Growing", "first", self.first)
         if self.longest is not None:
             _positive("Growing", "longest", self.longest)
-        if not 1.0 < self.factor < float("inf"):
+            if self.longest < self.first:
+                raise RecipeError(
+                    f"Growing: received first={self.first} and longest={self.longest}; periods "
+                    f"grow from first to longest; for a constant period use Every({self.longest})"
+                )
+        number = isinstance(self.factor, (int, float)) and not isinstance(self.factor, bool)
+        if not number or not 1.0 < self.factor < math.inf:
             raise RecipeError(
                 f"Growing: received factor={self.factor!r}; periods grow by a factor above 1; for "
                 f"a constant period use Every({self.first})"
             )
 
     def due(self, step: int) -> bool:
-        at, period = 0, float(self.first)
-        while at < step:
-            whole = -int(-period // 1)
-            at += whole if self.longest is None else min(whole, self.longest)
-            period *= self.factor
-            if self.longest is not None and period >= self.longest:
-                return step == at or (step > at and (step - at) % self.longest == 0)
-        return at == step
+        # The growing periods are counted once for all steps up to the next power of two.
+        limit = 1 << max(step, 1).bit_length()
+        growing, end = _growth(self.first, float(self.factor), self.longest, limit)
+        if end is None or step <= end:
+            return step in growing
+        assert self.longest is not None
+        return (step - end) % self.longest == 0
+
+
+@functools.lru_cache(maxsize=64)
+def _growth(
+    first: int, factor: float, longest: int | None, limit: int
+) -> tuple[frozenset[int], int | None]:
+    """Refreshes while periods grow, up to a limit, and the last of them if it is before that."""
+    steps: list[int] = []
+    at, exact = 0, float(first)
+    while at < limit:
+        # A product such as 10 * 1.1 is a hair above the integer that is meant.
+        period = math.ceil(exact * (1 - 1e-12)) if exact < limit else limit
+        if longest is not None and period >= longest:
+            return frozenset(steps), at
+        at += period
+        steps.append(at)
+        exact *= factor
+    return frozenset(steps), None
 
 
 def make_schedule(refresh: int | Schedule) -> Schedule:

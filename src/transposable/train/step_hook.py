@@ -7,42 +7,94 @@ from collections.abc import Callable
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_pre_hook
-from torch.utils.hooks import RemovableHandle
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+Method = Callable[[Optimizer, set[int], bool], None]
 
 
-def before_optimizer_steps(method: Callable[[Optimizer, bool], None]) -> RemovableHandle:
-    """Call a bound method before each step of an optimizer, while the method's owner lives.
+class StepHook:
+    """Calls a bound method before each step of an optimizer, while the method's owner lives.
 
-    It gets the optimizer, and whether it was called in this step before.
-    torch's gradient scaler calls the optimizer after unscaling, and a training loop does so after
-    clipping, so the gradients are those that the optimizer uses. A closure computes them only
+    The method gets the optimizer, the ids of its parameters, and whether it was called in this step
+    before. torch's gradient scaler calls the optimizer after unscaling, and a training loop does so
+    after clipping, so the gradients are those that the optimizer uses. A closure computes them only
     inside ``step``, LBFGS's even several times: then the method is called after it, each time.
-    """
-    reference = weakref.WeakMethod(method)
 
-    def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        call = reference()
-        if call is None:
+    An optimizer may run another one inside its own step (ZeroRedundancyOptimizer does): parameters
+    of the outer one are reported once.
+    """
+
+    def __init__(self, method: Method) -> None:
+        self._method = weakref.WeakMethod(method)
+        self._running: list[tuple[weakref.ref[Optimizer], set[int]]] = []
+        # torch keeps these for ever; they must not keep the owner, which has this object, alive.
+        mine = weakref.ref(self)
+        self._handles = (
+            register_optimizer_step_pre_hook(lambda *call: _pre(mine, *call)),
+            register_optimizer_step_post_hook(lambda *call: _post(mine, *call)),
+        )
+        weakref.finalize(self, _remove, self._handles)
+
+    def remove(self) -> None:
+        """Stop calling."""
+        _remove(self._handles)
+
+    def forget(self) -> None:
+        """No optimizer is inside its step now, though one may have left it by an exception."""
+        self._running.clear()
+
+    def before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        """torch's pre-hook; ``args[0]`` is the optimizer."""
+        method = self._method()
+        if method is None:
             return None
-        # args[0] is the optimizer itself.
+        for depth, (running, _) in enumerate(self._running):
+            if running() is optimizer:  # it left its last step by an exception
+                del self._running[depth:]
+                break
+        outer = set().union(*(ids for _, ids in self._running))
+        ids = {id(p) for group in optimizer.param_groups for p in group["params"]} - outer
         closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)
         if closure is None:
-            call(optimizer, False)
+            method(optimizer, ids, False)
+            self._running.append((weakref.ref(optimizer), ids))
             return None
         again = False
 
         def complete() -> Any:
             nonlocal again
             loss = closure()
-            call(optimizer, again)
+            method(optimizer, ids, again)
             again = True
             return loss
 
+        self._running.append((weakref.ref(optimizer), ids))
         if "closure" in kwargs:
             return args, {**kwargs, "closure": complete}
         return (args[0], complete, *args[2:]), kwargs
 
-    handle = register_optimizer_step_pre_hook(hook)
-    weakref.finalize(method.__self__, handle.remove)  # type: ignore[attr-defined]
-    return handle
+    def after(self, optimizer: Optimizer) -> None:
+        """torch's post-hook."""
+        for depth, (running, _) in enumerate(self._running):
+            if running() is optimizer:
+                del self._running[depth:]
+                return
+
+
+def _pre(hook: weakref.ref[StepHook], optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+    alive = hook()
+    return None if alive is None else alive.before(optimizer, args, kwargs)
+
+
+def _post(hook: weakref.ref[StepHook], optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    alive = hook()
+    if alive is not None:
+        alive.after(optimizer)
+
+
+def _remove(handles: Any) -> None:
+    for handle in handles:
+        handle.remove()
