@@ -22,7 +22,7 @@ from benchmarks import machine, refresh_tables
 from benchmarks.gate import GateError
 from benchmarks.harness import PAUSE_S, Clock, Sample, Series
 from benchmarks.refresh_gate import Refresh, RefreshGate, check
-from benchmarks.training_step import APPROXIMATION, SparseTrainer, Trainer
+from benchmarks.training_step import APPROXIMATION, ENDINGS, SparseTrainer, Trainer
 from benchmarks.workloads import NAMES, describe, make_workload
 from transposable import Pattern, PatternError
 
@@ -187,10 +187,10 @@ def judge(workloads: dict[str, Any], quick: bool) -> list[dict[str, Any]]:
 
 
 def _kinds(dense: Trainer, sparse: SparseTrainer) -> dict[str, Callable[[], dict[str, Sample]]]:
-    def under(controller: str) -> Callable[[], dict[str, Sample]]:
-        return lambda: sparse.sparse_step(controller)
+    def under(ending: str) -> Callable[[], dict[str, Sample]]:
+        return lambda: sparse.sparse_step(ending)
 
-    return {"dense": dense.dense_step, **{name: under(name) for name in sparse.controllers}}
+    return {"dense": dense.dense_step, **{name: under(name) for name in ENDINGS}}
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -52,8 +52,9 @@ def check(trainer: SparseTrainer, report: RefreshGate, refresh: Refresh | None =
     """
     refresh = refresh or MaskController.refresh
     for solver in (APPROXIMATION, "exact"):
-        refresh(trainer.controllers[solver])
-        for name, layer in trainer.exact.layers.items():
+        trainer.set_up(solver)
+        refresh(trainer.controller)
+        for name, layer in trainer.layers.items():
             where = f"{trainer.workload.name}, layer {name!r}, {layer.pattern}, {solver}"
             weight = layer.weight.detach()
             found = transposable.find_mask(
@@ -65,7 +66,7 @@ def check(trainer: SparseTrainer, report: RefreshGate, refresh: Refresh | None =
                 raise GateError(f"gate: {where}: the mask breaks its pattern")
             if solver == "exact":
                 _certify(layer, where, report)
-    report.layers += len(trainer.exact.layers)
+    report.layers += len(trainer.layers)
 
 
 def _certify(layer: SparseLayer, where: str, report: RefreshGate) -> None:

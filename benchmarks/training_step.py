@@ -7,14 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 
 from benchmarks.harness import Sample
 from benchmarks.workloads import Workload
 from transposable import MaskController, sparsify
+from transposable.nn import SparseLayer
+from transposable.solvers import make_solver
 from transposable.train import SRSTE, Every, Never
 
 APPROXIMATION = "two_approx"
+ENDINGS = ("none", "exact", APPROXIMATION)
 
 
 @dataclass(slots=True)
@@ -59,44 +61,39 @@ class Trainer:
 
 
 class SparseTrainer(Trainer):
-    """The same under masks; each step says which controller follows it.
+    """The same under masks; each step says what its controller does at its end.
 
-    All controllers hold the same layers. They are closed, and the one that a step names is called
-    by hand, as with an optimizer that is not torch's: so that the gradient term is timed apart.
+    The gradient term is added by hand, as for an optimizer that is not torch's: so that it is timed
+    apart.
     """
 
     def __init__(self, workload: Workload, pattern: str) -> None:
         super().__init__(workload)
         sparsify(self.net, pattern, include=workload.include)
-        recipe = SRSTE()
-        self.controllers = {
-            "none": MaskController(self.net, recipe, Never()),
-            "exact": MaskController(self.net, recipe, Every(1), "exact"),
-            APPROXIMATION: MaskController(self.net, recipe, Every(1), APPROXIMATION),
-        }
-        for controller in self.controllers.values():
-            controller.close()
+        self.controller = MaskController(self.net, SRSTE())
 
     @property
-    def exact(self) -> MaskController:
-        """The controller that refreshes with the exact solver."""
-        return self.controllers["exact"]
-
-    @property
-    def layers(self) -> dict[str, nn.Module]:
+    def layers(self) -> dict[str, SparseLayer]:
         """The sparse layers by name."""
-        return dict(self.exact.layers)
+        return self.controller.layers
 
-    def sparse_step(self, controller: str) -> dict[str, Sample]:
-        """One step that ends with this controller's."""
-        parts, ctl = Parts(), self.controllers[controller]
+    def set_up(self, ending: str) -> None:
+        """Let the controller refresh with a solver after every step, or never ("none")."""
+        self.controller.schedule = Never() if ending == "none" else Every(1)
+        if ending != "none":
+            self.controller.solver = make_solver(ending)
+
+    def sparse_step(self, ending: str) -> dict[str, Sample]:
+        """One step that ends as one of ENDINGS."""
+        parts, ctl = Parts(), self.controller
+        self.set_up(ending)
         parts.run("pass", self._pass)
         parts.run("term", ctl.before_step)
         parts.run("optimizer", self.optimizer.step)
         parts.run("controller", ctl.step)
         parts.run("zero", self.optimizer.zero_grad)
         samples = parts.close()
-        if ctl.history:
+        if ending != "none":
             # Without the best masks that the gap of an approximation is measured against.
             seconds = ctl.history[-1].seconds
             samples["masks"] = Sample(seconds, seconds)

@@ -1,4 +1,4 @@
-// Adds the replacement of a mask to the module.
+// Adds the comparison of masks to the module.
 #pragma once
 
 #include <nanobind/nanobind.h>

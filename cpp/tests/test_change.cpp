@@ -1,4 +1,4 @@
-// change_mask against a plain loop: every dtype, memory orders, lengths around the vectors, threads.
+// compare_masks against a plain loop: every dtype, memory orders, lengths around the vectors, threads.
 #include "core/change/change.hpp"
 
 #include <cmath>
@@ -60,23 +60,19 @@ void visit(const std::vector<ChangeAxis>& axes, Visit visit_one, std::size_t dep
 void compare(const std::vector<ChangeAxis>& axes, std::int64_t count, DType dtype) {
   const Tensors start(count, dtype, static_cast<unsigned>(count));
   MaskChange expected;
-  std::vector<std::uint8_t> after = start.mask;
   visit(axes, [&](std::int64_t w, std::int64_t m, std::int64_t f) {
     const auto now = start.found[static_cast<std::size_t>(f)];
     expected.flips += now != start.mask[static_cast<std::size_t>(m)];
     expected.kept += now ? start.magnitude(w) : 0;
     expected.total += start.magnitude(w);
-    after[static_cast<std::size_t>(m)] = now;
   });
   MaskChange of_one_thread;
   for (const int threads : {1, 2, 7}) {
-    Tensors given = start;
-    const ChangeJob job{given.weight.data(), dtype, given.mask.data(), given.found.data(), axes};
-    const MaskChange change = change_mask(job, threads);
+    const ChangeJob job{start.weight.data(), dtype, start.mask.data(), start.found.data(), axes};
+    const MaskChange change = compare_masks(job, threads);
     CHECK_EQUAL(change.flips, expected.flips);
     CHECK(std::fabs(change.kept - expected.kept) <= 1e-12 * expected.kept);
     CHECK(std::fabs(change.total - expected.total) <= 1e-12 * expected.total);
-    CHECK(given.mask == after);
     if (threads == 1) of_one_thread = change;
     CHECK_EQUAL(change.kept, of_one_thread.kept);
     CHECK_EQUAL(change.total, of_one_thread.total);
@@ -101,15 +97,14 @@ template <class T>
 void infinities(DType dtype, T one, T infinity, T two) {
   for (const std::int64_t step : {1, 2}) {  // the kernel, and the loop for other strides
     const T weight[] = {one, one, infinity, infinity, two, two};
-    std::uint8_t mask[] = {0, 0, 0};
-    const std::uint8_t first[] = {1, 0, 1}, both[] = {1, 1, 0};
+    const std::uint8_t none[] = {0, 0, 0}, first[] = {1, 0, 1}, both[] = {1, 1, 0};
     const T packed[] = {one, infinity, two};
     const ChangeAxis axis{3, step, 1, 1};
     const void* const data = step == 1 ? packed : weight;
-    const MaskChange without = change_mask({data, dtype, mask, first, {axis}}, 1);
+    const MaskChange without = compare_masks({data, dtype, none, first, {axis}}, 1);
     CHECK_EQUAL(without.kept, 3);
     CHECK_EQUAL(without.total, INFINITY);
-    const MaskChange with = change_mask({data, dtype, mask, both, {axis}}, 1);
+    const MaskChange with = compare_masks({data, dtype, first, both, {axis}}, 1);
     CHECK_EQUAL(with.kept, INFINITY);
     CHECK_EQUAL(with.flips, 2);
   }

@@ -33,5 +33,5 @@ def greedy(scores: Tensor, mask: Tensor, n: int, m: int, magnitude: bool, thread
 def entropic(scores: Tensor, mask: Tensor, n: int, m: int, magnitude: bool, threads: int, iterations: int, tau: float, sweeps: int) -> None:
     """Dykstra's projections, rounding, repair, local search."""
 
-def change_mask(weight: Tensor, mask: Tensor, found: Tensor, threads: int) -> tuple[int, float, float]:
-    """Copies found into mask; returns (flips, |weight| kept, |weight|)."""
+def compare_masks(weight: Tensor, mask: Tensor, found: Tensor, threads: int) -> tuple[int, float, float]:
+    """(entries that differ, |weight| that found keeps, all |weight|)."""

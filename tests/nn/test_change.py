@@ -1,4 +1,4 @@
-"""The pass that stores a new mask: its counts and sums against plain torch, in any memory order."""
+"""The pass that compares masks: its counts and sums against plain torch, in any memory order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from transposable import ScoresError, _core, find_mask
 from transposable.nn import SparseConv2d, SparseLinear, refresh_masks, sparsify
-from transposable.nn.masks import MaskChange, best_mask, magnitudes, replace_mask
+from transposable.nn.masks import MaskChange, best_mask, compare_by_torch, compare_masks
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -56,23 +56,22 @@ def triples(draw: st.DrawFn) -> Triple:
 def test_the_native_pass_against_torch(triple: Triple, threads: int) -> None:
     weight, mask, found = triple
     expected = reference(weight, mask, found)
-    weight_before, found_before = weight.clone(), found.clone()
-    flips, kept, total = _core.change_mask(weight, mask, found, threads)
+    before = [tensor.clone() for tensor in triple]
+    flips, kept, total = _core.compare_masks(weight, mask, found, threads)
     assert flips == expected.flips
     assert kept == pytest.approx(expected.kept, rel=1e-13)
     assert total == pytest.approx(expected.total, rel=1e-13)
-    assert torch.equal(mask, found)
-    assert torch.equal(weight, weight_before)
-    assert torch.equal(found, found_before)
+    assert all(torch.equal(tensor, copy) for tensor, copy in zip(triple, before, strict=True))
 
 
 def test_the_path_of_other_devices_agrees() -> None:
-    weight, mask, found = random_triple([40, 50], [[0, 1]] * 3, torch.bfloat16, 1)
-    expected = reference(weight, mask, found)
-    assert magnitudes(weight, found) == pytest.approx((expected.kept, expected.total))
-    assert replace_mask(mask, found, weight) == MaskChange(
-        expected.flips, pytest.approx(expected.kept), pytest.approx(expected.total)
-    )
+    triple = random_triple([40, 50], [[0, 1]] * 3, torch.bfloat16, 1)
+    expected = reference(*triple)
+    for compare in (compare_masks, compare_by_torch):
+        change = compare(*triple)
+        assert change.flips == expected.flips
+        assert change.kept == pytest.approx(expected.kept, rel=1e-13)
+        assert change.total == pytest.approx(expected.total, rel=1e-13)
 
 
 def outcomes() -> dict[str, list[float]]:
@@ -81,8 +80,7 @@ def outcomes() -> dict[str, list[float]]:
     for dtype in DTYPES:
         for shape, order in (([1001, 777], [0, 1]), ([1000, 333], [1, 0]), ([5], [0])):
             triple = random_triple(shape, [order, [*range(len(shape))], order], dtype, 3)
-            weight, mask, found = triple
-            sums = [_core.change_mask(weight, mask.clone(), found, t) for t in (1, 2, 5)]
+            sums = [_core.compare_masks(*triple, threads) for threads in (1, 2, 5)]
             assert sums[0] == sums[1] == sums[2]
             result[f"{dtype} {shape} {order}"] = list(sums[0])
     return result
@@ -121,17 +119,15 @@ def test_another_instruction_set_gives_the_same(path: str) -> None:
 def test_shapes_are_checked(shapes: tuple[tuple[int, ...], ...], message: str) -> None:
     weight, mask, found = (torch.zeros(shape) for shape in shapes)
     with pytest.raises(ValueError, match=message):
-        _core.change_mask(weight, mask.bool(), found.bool(), 1)
+        _core.compare_masks(weight, mask.bool(), found.bool(), 1)
 
 
-def test_a_mask_that_cannot_be_written() -> None:
-    weight, found = torch.zeros(4, 4), torch.zeros(4, 4, dtype=torch.bool)
-    with pytest.raises(ValueError, match="share memory"):
-        _core.change_mask(weight, found[:1].expand(4, 4), found, 1)
-    with pytest.raises(TypeError, match="incompatible function arguments"):
-        _core.change_mask(weight, found.float(), found, 1)
+def test_dtypes_are_checked() -> None:
+    weight, mask = torch.zeros(4, 4), torch.zeros(4, 4, dtype=torch.bool)
     with pytest.raises(ValueError, match="dtype"):
-        _core.change_mask(weight.int(), found.clone(), found, 1)
+        _core.compare_masks(weight.int(), mask, mask, 1)
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        _core.compare_masks(None, mask, mask, 1)
 
 
 def layers() -> nn.Module:
@@ -185,6 +181,16 @@ def test_a_nan_leaves_every_mask_as_it_was(solver: str) -> None:
         refresh_masks(model, solver)
     for name, buffer in model.named_buffers():
         assert torch.equal(buffer, before[name])
+
+
+@pytest.mark.parametrize("solver", ["exact", "two_approx"])
+def test_a_refresh_between_forward_and_backward_is_noticed(solver: str) -> None:
+    """A gradient under another mask than the loss would be wrong in silence."""
+    layer = SparseLinear(8, 8, pattern="2:4T")
+    loss = layer(torch.randn(3, 8)).sum()
+    refresh_masks(nn.Sequential(layer), solver)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 @pytest.mark.parametrize("groups", [1, 2])

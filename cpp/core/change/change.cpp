@@ -77,7 +77,7 @@ class Walk {
   std::int64_t pieces() const { return runs_ * pieces_; }
   std::int64_t piece_size() const { return std::min(run_.size, kPiece); }
 
-  void change(std::int64_t piece, MaskChange& sums) const {
+  void compare(std::int64_t piece, MaskChange& sums) const {
     Place at;
     std::int64_t index = piece / pieces_;
     for (auto axis = axes_.rbegin(); axis != axes_.rend(); ++axis) {
@@ -87,7 +87,7 @@ class Walk {
     const std::int64_t first = piece % pieces_ * kPiece;
     at.step(run_, first);
     const int count = static_cast<int>(std::min(kPiece, run_.size - first));
-    std::uint8_t* const mask = job_.mask + at.mask;
+    const std::uint8_t* const mask = job_.mask + at.mask;
     const std::uint8_t* const found = job_.found + at.found;
     with_elements({job_.weight, job_.dtype, 0, 0, 0, 0, 0, 0, true}, [&](const auto* weight) {
       const auto* const from = weight + at.weight;
@@ -95,11 +95,9 @@ class Walk {
       for (std::int64_t c = 0; c < count; ++c) {
         const double x = std::fabs(widen(from[c * run_.weight]));
         const std::uint8_t now = found[c * run_.found];
-        std::uint8_t& before = mask[c * run_.mask];
-        sums.flips += now != before;
+        sums.flips += now != mask[c * run_.mask];
         sums.kept += now ? x : 0;
         sums.total += x;
-        before = now;
       }
     });
   }
@@ -115,7 +113,7 @@ class Walk {
 
 }  // namespace
 
-MaskChange change_mask(const ChangeJob& job, int threads) {
+MaskChange compare_masks(const ChangeJob& job, int threads) {
   for (const ChangeAxis& axis : job.axes)
     if (axis.size == 0) return {};
   const Walk walk(job);
@@ -125,7 +123,7 @@ MaskChange change_mask(const ChangeJob& job, int threads) {
   parallel_chunks(walk.pieces(), chunk, threads, [&] {
     return [&](std::int64_t begin, std::int64_t end) {
       MaskChange sums;
-      for (std::int64_t piece = begin; piece < end; ++piece) walk.change(piece, sums);
+      for (std::int64_t piece = begin; piece < end; ++piece) walk.compare(piece, sums);
       parts[static_cast<std::size_t>(begin / chunk)] = sums;
     };
   });

@@ -1,4 +1,4 @@
-// A new mask takes the place of the old one: what changes, and how much it keeps, in one pass.
+// What a new mask changes against the old one, and how much it keeps, in one pass.
 #pragma once
 
 #include <cstdint>
@@ -18,12 +18,11 @@ struct ChangeAxis {
 struct ChangeJob {
   const void* weight;
   DType dtype;
-  std::uint8_t* mask;         // read, then overwritten by found
-  const std::uint8_t* found;  // does not overlap with mask
+  const std::uint8_t *mask, *found;
   std::vector<ChangeAxis> axes;
 };
 
 // Sums are in double precision and do not depend on the number of threads.
-MaskChange change_mask(const ChangeJob& job, int threads);
+MaskChange compare_masks(const ChangeJob& job, int threads);
 
 }  // namespace transposable

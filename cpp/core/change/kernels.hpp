@@ -1,4 +1,4 @@
-// change_mask on elements that lie one after the other. Included by kernels_*.cpp only, with TP_ISA
+// compare_masks on elements that lie one after the other. Included by kernels_*.cpp only, with TP_ISA
 // and TP_BYTES set; the rules of lanes/vec.hpp hold.
 #pragma once
 
@@ -73,18 +73,15 @@ TP_INLINE I32 load_bytes(const std::uint8_t* from) {
 }
 
 template <class T>
-TP_INLINE void run(const T* weight, std::uint8_t* mask, const std::uint8_t* found, int count,
-                   MaskChange& sums) {
+TP_INLINE void run(const T* weight, const std::uint8_t* mask, const std::uint8_t* found,
+                   int count, MaskChange& sums) {
   LaneSums lanes;
   auto step = [&](const T* from, const std::uint8_t* now,
                   const std::uint8_t* before) __attribute__((always_inline)) {
     take(from, load_bytes(now), load_bytes(before), lanes);
   };
   int c = 0;
-  for (; c + kLanes32 <= count; c += kLanes32) {
-    step(weight + c, found + c, mask + c);
-    __builtin_memcpy(mask + c, found + c, kLanes32);
-  }
+  for (; c + kLanes32 <= count; c += kLanes32) step(weight + c, found + c, mask + c);
   if (c < count) {  // the rest, filled up with weights of 0 that do not flip
     const auto rest = static_cast<unsigned>(count - c);
     T last[kLanes32] = {};
@@ -93,14 +90,13 @@ TP_INLINE void run(const T* weight, std::uint8_t* mask, const std::uint8_t* foun
     __builtin_memcpy(now, found + c, rest);
     __builtin_memcpy(before, mask + c, rest);
     step(last, now, before);
-    __builtin_memcpy(mask + c, now, rest);
   }
   sums.flips += reduce_add(lanes.flips);
   sums.kept += reduce_add(lanes.kept[0] + lanes.kept[1]);
   sums.total += reduce_add(lanes.total[0] + lanes.total[1]);
 }
 
-inline void change_run(const void* weight, DType dtype, std::uint8_t* mask,
+inline void change_run(const void* weight, DType dtype, const std::uint8_t* mask,
                        const std::uint8_t* found, int count, MaskChange& sums) {
   switch (dtype) {
     case DType::f32: return run(static_cast<const float*>(weight), mask, found, count, sums);

@@ -13,8 +13,8 @@ struct MaskChange {
   double total = 0;        // sum of |weight|
 };
 
-// Adds `count` elements to sums, and copies found into mask. Lanes count flips in 32 bits.
-using ChangeRun = void (*)(const void* weight, DType dtype, std::uint8_t* mask,
+// Adds `count` elements to sums. Lanes count flips in 32 bits.
+using ChangeRun = void (*)(const void* weight, DType dtype, const std::uint8_t* mask,
                            const std::uint8_t* found, int count, MaskChange& sums);
 
 }  // namespace transposable

@@ -1,4 +1,4 @@
-"""The best mask for the weight of a layer, wherever that weight lies, and its storing."""
+"""The best mask for the weight of a layer, wherever that weight lies, and what it changes."""
 
 from __future__ import annotations
 
@@ -66,29 +66,30 @@ class MaskChange:
     total: float
 
 
-def replace_mask(mask: torch.Tensor, found: torch.Tensor, weight: torch.Tensor) -> MaskChange:
-    """Store a new mask in place of the old one, and say what that changed.
+def compare_masks(weight: torch.Tensor, mask: torch.Tensor, found: torch.Tensor) -> MaskChange:
+    """What a new mask changes.
 
         flips = #{S_ij != S'_ij},  kept = sum S'_ij |w_ij|,  total = sum |w_ij|
 
     Args:
-        mask: the old mask, bool; becomes equal to ``found``.
-        found: the new mask, of the same shape.
-        weight: float32/64/16 or bfloat16, of the same shape. Strides are free.
+        weight: float32/64/16 or bfloat16, any strides.
+        mask: the old mask, bool, of the same shape and any strides.
+        found: the new mask, likewise.
 
     Complexity: on the CPU one pass over the three, with sums in double precision.
     """
     if weight.is_cpu:
         threads = torch.get_num_threads()
-        return MaskChange(*_core.change_mask(weight.detach(), mask, found, threads))
-    flips = int((mask != found).count_nonzero())
-    mask.copy_(found)
-    return MaskChange(flips, *magnitudes(weight, found))
+        return MaskChange(*_core.compare_masks(weight.detach(), mask, found, threads))
+    return compare_by_torch(weight, mask, found)
 
 
-def magnitudes(weight: torch.Tensor, mask: torch.Tensor) -> tuple[float, float]:
-    """The magnitude of a weight that a mask keeps, and all of it."""
+def compare_by_torch(weight: torch.Tensor, mask: torch.Tensor, found: torch.Tensor) -> MaskChange:
+    """As :func:`compare_masks`, on any device."""
     magnitude = weight.detach().abs()
     wide = torch.float32 if weight.is_mps else torch.float64  # that device has no doubles
-    kept = bits.kept(magnitude, mask).sum(dtype=wide)
-    return float(kept), float(magnitude.sum(dtype=wide))
+    return MaskChange(
+        int((mask != found).count_nonzero()),
+        float(bits.kept(magnitude, found).sum(dtype=wide)),
+        float(magnitude.sum(dtype=wide)),
+    )

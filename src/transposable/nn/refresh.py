@@ -11,12 +11,11 @@ from torch import nn
 
 from transposable.errors import LayerError, TransposableError
 from transposable.nn.layer import SparseLayer
-from transposable.nn.masks import best_mask, magnitudes, replace_mask
+from transposable.nn.masks import MaskChange, best_mask, compare_masks
 from transposable.nn.sharding import (
     add_up,
     check_shards,
     gather_mask,
-    is_sharded,
     local,
     local_layout,
     local_part,
@@ -74,46 +73,36 @@ def refresh_masks(
         first.setdefault(id(layer.weight), name)
     distinct = {name: layers[name] for name in first.values()}
     found: dict[str, torch.Tensor] = {}
-    sums = torch.zeros(len(distinct), 5, dtype=torch.float64)  # flips, size, kept, total, best
+    rows = [[0.0] * 5 for _ in distinct]  # flips, size, kept, total, best
     failure = None
     seconds = 0.0
-    for row, (name, layer) in zip(sums, distinct.items(), strict=True):
+    for row, (name, layer) in zip(rows, distinct.items(), strict=True):
         started = time.perf_counter()
         try:
             found[name] = _find(layer, chosen, name)
+            change = _compare(layer, found[name])
             seconds += time.perf_counter() - started
+            most = change.kept
             if not _is_best(chosen, layer.pattern):
                 # What an approximation is measured against.
-                best = _find(layer, Auto(), name)
-                row[4] = magnitudes(local(layer.weight), best)[0]
+                most = _compare(layer, _find(layer, Auto(), name)).kept
         except TransposableError as error:
             failure = (name, error)
             break
-        if is_sharded(layer.weight):
-            row[:4] = torch.tensor(_measure(layer, found[name]), dtype=torch.float64)
+        row[:] = change.flips, found[name].numel(), change.kept, change.total, most
     # Nothing is stored before all ranks know that none has failed.
-    sums = add_up(distinct, sums, failure)
+    sums = torch.tensor(rows, dtype=torch.float64).view(-1, 5)
+    flips, size, kept, total, best = add_up(distinct, sums, failure).sum(0).tolist()
     started = time.perf_counter()
-    for row, (name, layer) in zip(sums, distinct.items(), strict=True):
-        if is_sharded(layer.weight):
-            layer.mask.copy_(gather_mask(found[name], layer.weight))
-        else:
-            change = replace_mask(layer.mask, found[name], layer.weight)
-            row[:4] = torch.tensor(
-                (change.flips, layer.mask.numel(), change.kept, change.total), dtype=torch.float64
-            )
-        if _is_best(chosen, layer.pattern):
-            row[4] = row[2]
-    for name, layer in layers.items():
-        owner = first[id(layer.weight)]
-        if owner != name:
-            layer.mask.copy_(layers[owner].mask)
+    for name, layer in distinct.items():
+        found[name] = gather_mask(found[name], layer.weight)
+    for layer in layers.values():
+        layer.mask.copy_(found[first[id(layer.weight)]])
     seconds += time.perf_counter() - started
-    flips, size, kept, total, most = sums.sum(0).tolist()
     return Refreshed(
         flip_rate=flips / max(size, 1),
         kept=kept / total if total > 0 else 1.0,
-        gap=max(0.0, 1 - kept / most) if most > 0 else 0.0,
+        gap=max(0.0, 1 - kept / best) if best > 0 else 0.0,
         seconds=seconds,
     )
 
@@ -137,11 +126,10 @@ def _find(layer: SparseLayer, solver: Solver, name: str) -> torch.Tensor:
     return best_mask(weight, layer.pattern, layout, layer.stored_in_out, solver, name)
 
 
-def _measure(layer: SparseLayer, mask: torch.Tensor) -> tuple[float, float, float, float]:
-    """Of this rank's part: entries that flip, entries, magnitude kept, magnitude in all."""
-    flips = (local_part(layer.mask, layer.weight) != mask).count_nonzero()
-    # In double precision: what is left must not depend on how many ranks share the work.
-    return float(flips), float(mask.numel()), *magnitudes(local(layer.weight), mask)
+def _compare(layer: SparseLayer, mask: torch.Tensor) -> MaskChange:
+    """What a mask changes of this rank's part."""
+    weight = layer.weight
+    return compare_masks(local(weight), local_part(layer.mask, weight), mask)
 
 
 def _is_best(solver: Solver, pattern: Pattern) -> bool:

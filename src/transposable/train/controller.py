@@ -271,7 +271,7 @@ class MaskController:
             layer.weighting = self.recipe.weighting if sparse else "dense"
 
     def _after_step(self) -> None:
-        if not self.recipe.changes_weight:
+        if not _changes_weights(self.recipe):
             return
         with torch.no_grad():
             for layer in self.layers.values():
