@@ -303,7 +303,7 @@ def test_damage_inside_is_refused() -> None:
         ({**state, "step": -1}, "'step' is -1"),
         ({**state, "history": {**history, "kept": None}}, "no column 'kept'"),
         ({**state, "history": {**history, "kept": history["kept"][:1]}}, "differ in length"),
-        ({**state, "history": {**history, "step": torch.ones(2, 2)}}, "no column 'step'"),
+        ({**state, "history": {**history, "step": ["1"]}}, "no column 'step'"),
         ({**state, "stepped": ["8"]}, "'stepped' names '8'"),
         ({**state, "added": [3]}, "'added' names 3"),
         ({**state, "gradients": {"9.weight": torch.ones(2)}}, "a gradient of '9.weight'"),
@@ -338,7 +338,7 @@ def test_a_state_is_a_copy() -> None:
     other.go_on(4 * (MICRO + 1) + 1, STEPS * (MICRO + 1))
     for name, value in state["gradients"].items():
         assert torch.equal(value, frozen["gradients"][name])
-    assert torch.equal(state["history"]["kept"], frozen["history"]["kept"])
+    assert state["history"]["kept"] == frozen["history"]["kept"]
     assert state["step"] == frozen["step"] == 4
 
 
@@ -347,4 +347,4 @@ def test_history_is_small_in_a_checkpoint() -> None:
     script.ctl.history *= 5000
     file = io.BytesIO()
     torch.save(script.ctl.state_dict(gradients=False), file)
-    assert file.tell() < 45 * len(script.ctl.history)
+    assert file.tell() < 50 * len(script.ctl.history)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from transposable.nn import functional
 from transposable.nn.backends import DENSE_MASKED, Backend, DenseMasked, use_backend
-from transposable.nn.layer import SparseLayer, Weighting
+from transposable.nn.checkpoint import Weighting
+from transposable.nn.layer import SparseLayer
 from transposable.nn.modules import SparseConv1d, SparseConv2d, SparseLinear
 from transposable.nn.refresh import Refreshed, refresh_masks
 from transposable.nn.surgery import Change, densify, sparse_layers, sparsify

@@ -20,8 +20,6 @@ from transposable.nn.sharding import cut_like, local, local_part, whole
 from transposable.pattern import Pattern
 from transposable.solvers import Solver
 
-__all__ = ["ATTRIBUTES", "BUFFERS", "SparseLayer", "Weighting", "whole", "why_nothing_is_pruned"]
-
 BUFFERS = ("mask", "sparsity", "scale")
 ATTRIBUTES = ("pattern", "layout", "straight_through", "backend", "_weighting")
 

@@ -19,12 +19,11 @@ from transposable.nn.layer import (
     ATTRIBUTES,
     BUFFERS,
     SparseLayer,
-    whole,
     why_nothing_is_pruned,
 )
 from transposable.nn.masks import best_mask
 from transposable.nn.selection import Names, Selected, is_fully_sharded, select, shown
-from transposable.nn.sharding import is_sharded
+from transposable.nn.sharding import is_sharded, whole
 from transposable.pattern import Pattern
 from transposable.solvers import Solver, make_solver
 

@@ -145,7 +145,7 @@ class MaskController:
         due = sparse and (waking or self.schedule.due(done))
         # Of the step just done, the last before a dense tail too; and before the refresh, since
         # what an optimizer did to weights that stay zero is no score.
-        finishing = self.sparse and not waking and _changes_weights(self.recipe)
+        finishing = self.sparse and not waking and self.recipe.changes_weight
         weights = [local(layer.weight) for layer in self.layers.values()] if finishing else []
         before = [weight.clone() for weight in weights] if due else []
         if finishing:
@@ -271,7 +271,7 @@ class MaskController:
             layer.weighting = self.recipe.weighting if sparse else "dense"
 
     def _after_step(self) -> None:
-        if not _changes_weights(self.recipe):
+        if not self.recipe.changes_weight:
             return
         with torch.no_grad():
             for layer in self.layers.values():
@@ -355,10 +355,3 @@ def _only_initialises(optimizer: Optimizer) -> bool:
         return False
     parameters = (p for group in optimizer.param_groups for p in group["params"])
     return not any(p.grad is not None and bool(local(p.grad).any()) for p in parameters)
-
-
-def _changes_weights(recipe: Recipe) -> bool:
-    inner: Any = recipe
-    while isinstance(getattr(inner, "recipe", None), Recipe):  # of a switch
-        inner = inner.recipe
-    return type(inner).after_step is not Recipe.after_step

@@ -29,7 +29,7 @@ _TYPES: Final[dict[str, type]] = {
     "stepped": list,
     "added": list,
 }
-_COLUMNS: Final = {field.name: field.type for field in dataclasses.fields(Refresh)}
+_COLUMNS: Final = tuple(field.name for field in dataclasses.fields(Refresh))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +82,9 @@ def put_gradients(model: nn.Module, gradients: Mapping[str, torch.Tensor]) -> No
             parameter.grad = cut_like(copy, parameter)
 
 
-def history_columns(history: list[Refresh]) -> dict[str, torch.Tensor]:
-    """Records as one tensor for each field: small, and read back to the last bit."""
-    return {
-        name: torch.tensor(
-            [getattr(record, name) for record in history],
-            dtype=torch.int64 if kind == "int" else torch.float64,
-        )
-        for name, kind in _COLUMNS.items()
-    }
+def history_columns(history: list[Refresh]) -> dict[str, list[float]]:
+    """Records as one list for each field: JSON can hold it, and it is read back to the last bit."""
+    return {name: [getattr(record, name) for record in history] for name in _COLUMNS}
 
 
 def read_state(
@@ -172,9 +166,9 @@ def _read_history(columns: Mapping[str, Any]) -> list[Refresh]:
     lists = {}
     for name in _COLUMNS:
         column = columns.get(name)
-        if not isinstance(column, torch.Tensor) or column.ndim != 1:
+        if not isinstance(column, list) or not all(type(x) in (int, float) for x in column):
             raise _corrupt(f"its history has no column {name!r}")
-        lists[name] = column.tolist()
+        lists[name] = column
     if len({len(column) for column in lists.values()}) > 1:
         raise _corrupt("the columns of its history differ in length")
     return [Refresh(*row) for row in zip(*lists.values(), strict=True)]

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import weakref
-from typing import Any, Final
+from typing import Any
 
 from torch import nn
 
 from transposable.errors import ControllerError
-from transposable.nn import SparseLayer
 from transposable.solvers import Solver, make_solver
 from transposable.train.controller import MaskController
 from transposable.train.history import Refresh
 from transposable.train.recipes import Recipe, make_recipe
 from transposable.train.schedules import Schedule, make_schedule
-
-# A run that an exception ended has left its controller at work for as long as its trainer lives;
-# the next run of the same layers must not add the recipe's gradient term a second time.
-_RUNNING: Final[weakref.WeakKeyDictionary[SparseLayer, weakref.ref[MaskController]]] = (
-    weakref.WeakKeyDictionary()
-)
 
 
 class Binding:
@@ -81,11 +73,6 @@ class Binding:
         else:
             self.end()
             self._controller = MaskController(model, self._recipe, self._refresh, self._solver)
-        for layer in self.controller.layers.values():
-            earlier = _RUNNING.get(layer, lambda: None)()
-            if earlier is not None and earlier is not self._controller:
-                earlier.close()
-            _RUNNING[layer] = weakref.ref(self.controller)
         if state is not None:
             self.controller.load_state_dict(state)
         return self.controller

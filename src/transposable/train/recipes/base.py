@@ -37,6 +37,11 @@ class Recipe:
         return False
 
     @property
+    def changes_weight(self) -> bool:
+        """Whether :meth:`after_step` does anything."""
+        return type(self).after_step is not Recipe.after_step
+
+    @property
     def schedule(self) -> Schedule:
         """The refresh schedule if the user names none."""
         return Every(40)

@@ -46,6 +46,10 @@ class _Switch(Recipe):
         return self.recipe.changes_gradient
 
     @property
+    def changes_weight(self) -> bool:
+        return self.recipe.changes_weight
+
+    @property
     def schedule(self) -> Schedule:
         return self.recipe.schedule
 
