@@ -18,7 +18,10 @@ LINES = ("-", "--", ":", "-.")
 
 @dataclass(frozen=True)
 class Panels:
-    """What the two panels show, and the margins around the dense mean that are targets."""
+    """What the two panels show, and the distances to the dense mean that are targets.
+
+    With ``relative`` the distances are shares of the dense mean.
+    """
 
     score: str
     score_label: str
@@ -29,6 +32,7 @@ class Panels:
     curve_scale: float = 1.0
     digits: int = 2
     targets: Sequence[tuple[float, str]] = ()
+    relative: bool = False
     logarithmic: bool = False
 
 
@@ -61,7 +65,8 @@ def _scores(panel: Any, grouped: dict[str, list[dict[str, Any]]], panels: Panels
     if "dense" in values:
         dense = statistics.fmean(values["dense"])
         panel.axvline(dense, color=COLOURS[None], linewidth=1)
-        for margin, text in panels.targets:
+        for distance, text in panels.targets:
+            margin = distance * dense if panels.relative else distance
             panel.axvline(dense + margin, color="#999999", linewidth=1, linestyle="--")
             panel.annotate(
                 text,
@@ -116,6 +121,7 @@ def _curves(panel: Any, grouped: dict[str, list[dict[str, Any]]], panels: Panels
         )
     if panels.logarithmic:
         panel.set_yscale("log")
+    panel.xaxis.get_major_locator().set_params(integer=True)
     panel.set_xlabel(panels.epoch_label)
     panel.set_ylabel(panels.curve_label)
     panel.legend(frameon=False, fontsize=9)

@@ -129,6 +129,8 @@ EXPERIMENT = Experiment(
             curve="train_loss",
             curve_label="training loss",
             epoch_label="twelfth of the run",
+            targets=((0.01, "+1 %"),),
+            relative=True,
             digits=4,
         )
     ),
