@@ -182,7 +182,7 @@ def test_gradients_are_saved_within_an_accumulation_only(tmp_path: Path) -> None
     for place, count in (("0-0", 6), ("0-1", 0), ("0-2", 6), ("0-8", 0)):
         checkpoint = torch.load(tmp_path / f"{place}.ckpt", weights_only=True)
         saved = checkpoint["callbacks"]["SparsityCallback"]["controller"]
-        assert len(saved["gradients"]) == count, place
+        assert len(saved["gradients"] or {}) == count, place
 
 
 class Watch(pl.Callback):
@@ -343,7 +343,7 @@ def test_manual_optimization_with_two_optimizers(tmp_path: Path) -> None:
 
 
 def test_manual_optimization_with_many_steps_a_batch(tmp_path: Path) -> None:
-    with pytest.raises(ControllerError, match=r"3 steps of 1 optimizers in one batch"):
+    with pytest.raises(ControllerError, match=r"a second optimizer step for layer"):
         _fit(tmp_path, [SparsityCallback()], ManyAtOnce(), **MANUAL)
     module, callback = ManyAtOnce(), SparsityCallback("sr-ste")
     module.callback = callback

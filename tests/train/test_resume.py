@@ -108,7 +108,7 @@ def assert_equal(one: Run, other: Run) -> None:
         found = dict(leaves(mine.state_dict()))
         assert found.keys() == expected.keys()
         for name, value in found.items():
-            if name.endswith(".seconds"):  # a wall time
+            if ".seconds" in name:  # a wall time
                 continue
             if isinstance(value, torch.Tensor):
                 assert torch.equal(value, expected[name]), name

@@ -142,13 +142,6 @@ class SparsityCallback(_callback_class()):  # type: ignore[misc]
         self._accumulating = False
         controller = self.controller
         if controller.steps == self._controller_steps:
-            if done > len(trainer.optimizers):
-                raise ControllerError(
-                    f"SparsityCallback: {done} steps of {len(trainer.optimizers)} optimizers in "
-                    "one batch, and one controller.step(); with manual optimization that steps an "
-                    "optimizer several times, call the callback's controller.step() in "
-                    "training_step after each"
-                )
             controller.step()
         self._optimizer_steps = trainer.global_step
         self._controller_steps = controller.steps
