@@ -74,6 +74,8 @@ def test_signals(slow_model: Path, tmp_path: Path, number: signal.Signals, what:
         stderr=subprocess.PIPE,
         env=environment(),
         text=True,
+        # A shell starts background jobs with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stderr is not None
     line = process.stderr.readline()

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 def is_sharded(tensor: torch.Tensor) -> bool:
     """Whether a tensor is a DTensor, of which this process may hold a part only."""
-    # DTensor is not imported for this: a program without one has not paid for it.
-    return hasattr(tensor, "_local_tensor") and hasattr(tensor, "placements")
+    # DTensor is not imported for this: a program without one has not paid for it. And a symbolic
+    # tracer's stand-in for a tensor has every attribute.
+    return isinstance(tensor, torch.Tensor) and hasattr(tensor, "_local_tensor")
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:

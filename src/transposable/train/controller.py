@@ -267,8 +267,11 @@ class MaskController:
         return record
 
     def _set_weighting(self, sparse: bool) -> None:
+        weighting = self.recipe.weighting if sparse else "dense"
         for layer in self.layers.values():
-            layer.weighting = self.recipe.weighting if sparse else "dense"
+            # Setting an attribute of a module is slow, and this runs at every step.
+            if layer.weighting != weighting:
+                layer.weighting = weighting
 
     def _after_step(self) -> None:
         if not self.recipe.changes_weight:

@@ -69,7 +69,7 @@ class GradientTerms:
 
     def check(self, sparse: bool) -> None:
         """Raise ControllerError when a weight was stepped without the recipe's term."""
-        if self._versions is None or not sparse or not self.recipe.changes_gradient:
+        if self._versions is None or not sparse:
             return
         for name, version in self._current().items():
             # A torch optimizer that does not step (a gradient scaler skips it) needs no term, so
@@ -86,7 +86,7 @@ class GradientTerms:
         """The step is counted: the next one begins."""
         self.stepped.clear()
         self.added.clear()
-        self._versions = self._current()
+        self._versions = self._current() if self.recipe.changes_gradient else None
 
     def restart(self, stepped: list[str], added: list[str]) -> None:
         """Go on in the middle of a step of which this much is done, with weights just loaded."""
