@@ -62,6 +62,14 @@ class ControllerError(TransposableError, RuntimeError):
     """Calls of a training loop that are missing or in the wrong order."""
 
 
+class CalibrationError(TransposableError, ValueError):
+    """Calibration data that is empty, has no form that is known, or that the model rejects."""
+
+
+class MethodError(TransposableError, ValueError):
+    """A pruning method that is unknown, or set to what it cannot be."""
+
+
 class ShardingError(TransposableError, RuntimeError):
     """A weight cut over ranks elsewhere than between tiles."""
 

@@ -1,0 +1,43 @@
+"""What every pruning method is: one layer's problem in, its weights and mask out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+
+from transposable.prune.problem import LayerProblem
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """New weights [groups, rows, cols], zero outside the mask, and the mask.
+
+    ``info`` holds what the method has to say: a ridge, a number of iterations.
+    """
+
+    weight: torch.Tensor
+    mask: torch.Tensor
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+class Method(ABC):
+    """A pruning method, an immutable configuration.
+
+    Attributes:
+        name: in reports and on the command line.
+        needs_data: whether the method looks at calibration data.
+        needs_samples: whether it wants to see inputs and wanted outputs, besides their sums.
+        refits_bias: whether the bias is chosen anew so that the mean output is the dense layer's.
+    """
+
+    name: ClassVar[str]
+    needs_data: ClassVar[bool] = True
+    needs_samples: ClassVar[bool] = False
+    refits_bias: ClassVar[bool] = False
+
+    @abstractmethod
+    def prune(self, problem: LayerProblem) -> Pruned:
+        """The weights of one layer."""
