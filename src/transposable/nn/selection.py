@@ -50,17 +50,19 @@ def select(
     pattern: str | Pattern | Mapping[str, str | Pattern],
     include: Names | None,
     exclude: Names,
+    operation: str = "sparsify",
 ) -> list[Selected]:
     """The selected modules in the model's order, a shared one once; see :func:`sparsify`.
 
-    A module with several names is excluded by any of them, and included by any other.
+    A module with several names is excluded by any of them, and included by any other. Messages
+    name the ``operation`` that asks.
 
     Raises:
         SelectionError: if a name matches no layer, or nothing is selected.
         PatternError: if a pattern cannot be read.
     """
     grouped = isinstance(pattern, Mapping)
-    parsed = _patterns(pattern)
+    parsed = _patterns(pattern, operation)
     modules: dict[str, nn.Module] = {}
     kinds: dict[int, type[SparseLayer]] = {}
     aliases: dict[int, list[str]] = {}
@@ -73,35 +75,41 @@ def select(
             aliases.setdefault(id(module), []).append(name)
 
     def matches(text: str, option: str) -> set[str]:
-        predicate = matcher(text, f"sparsify ({option})")
+        predicate = matcher(text, f"{operation} ({option})")
         matched = {name for name in modules if predicate(name)}
         if not matched and (grouped or option != "pattern"):
-            raise SelectionError(_no_match(text, option, modules, model, predicate))
+            raise SelectionError(
+                _no_match(text, f"{operation} ({option})", modules, model, predicate)
+            )
         return matched
 
     included = None
     if include is not None:
-        included = set().union(*(matches(text, "include") for text in _names(include, "include")))
-    excluded = set().union(*(matches(text, "exclude") for text in _names(exclude, "exclude")))
+        included = set().union(
+            *(matches(text, "include") for text in _names(include, f"{operation} (include)"))
+        )
+    excluded = set().union(
+        *(matches(text, "exclude") for text in _names(exclude, f"{operation} (exclude)"))
+    )
     keyed = {text: matches(text, "pattern") for text in parsed}
     chosen = []
     used = set()
-    for names in aliases.values():
-        if not excluded.isdisjoint(names) or (included is not None and included.isdisjoint(names)):
+    for known in aliases.values():
+        if not excluded.isdisjoint(known) or (included is not None and included.isdisjoint(known)):
             continue
-        key = next((text for text, matched in keyed.items() if not matched.isdisjoint(names)), None)
+        key = next((text for text, matched in keyed.items() if not matched.isdisjoint(known)), None)
         if key is None:
             continue
         used.add(key)
-        module = modules[names[0]]
-        chosen.append(Selected(names[0], module, kinds[id(module)], parsed[key]))
+        module = modules[known[0]]
+        chosen.append(Selected(known[0], module, kinds[id(module)], parsed[key]))
     if not chosen:
-        raise SelectionError(_nothing(modules, model))
+        raise SelectionError(f"{operation}: {_nothing(modules, model)}")
     if grouped and len(used) < len(parsed):
         idle = next(text for text in parsed if text not in used)
         raise SelectionError(
-            f"sparsify: the name {idle!r} gives no layer its pattern, since earlier names, include "
-            "or exclude leave it none of those that it matches; remove it, or put it first"
+            f"{operation}: the name {idle!r} gives no layer its pattern, since earlier names, "
+            "include or exclude leave it none of those that it matches; remove it, or put it first"
         )
     return chosen
 
@@ -128,18 +136,20 @@ def _kind(
     return classes.get(kind.__bases__[-1] if is_fully_sharded(module) else kind)
 
 
-def _patterns(pattern: str | Pattern | Mapping[str, str | Pattern]) -> dict[str, Pattern]:
+def _patterns(
+    pattern: str | Pattern | Mapping[str, str | Pattern], operation: str
+) -> dict[str, Pattern]:
     if not isinstance(pattern, Mapping):
         return {"*": Pattern.parse(pattern)}
     for text in pattern:
         if not isinstance(text, str):
             raise SelectionError(
-                f"sparsify (pattern): received {text!r} as a name; it is a string, for example "
+                f"{operation} (pattern): received {text!r} as a name; it is a string, for example "
                 "{'encoder.*': '2:4T'}"
             )
     if not pattern:
         raise PatternError(
-            "sparsify: received an empty mapping, which gives no layer a pattern; write for "
+            f"{operation}: received an empty mapping, which gives no layer a pattern; write for "
             "example '2:4T', or {'mlp.*': '2:4T', 'attn.*': '4:8T'}"
         )
     return {text: Pattern.parse(value) for text, value in pattern.items()}
@@ -151,7 +161,7 @@ def _names(names: Names, option: str) -> list[str]:
     if isinstance(names, Collection) and all(isinstance(name, str) for name in names):
         return list(names)
     raise SelectionError(
-        f"sparsify ({option}): received {names!r}; it is a name or a list of names: globs over the "
+        f"{option}: received {names!r}; it is a name or a list of names: globs over the "
         "whole name, or 're:' and a regular expression"
     )
 
@@ -159,11 +169,11 @@ def _names(names: Names, option: str) -> list[str]:
 def _nothing(modules: Mapping[str, nn.Module], model: nn.Module) -> str:
     if not modules:
         return (
-            f"sparsify: {type(model).__name__} has no layer that can be sparse ({_KINDS}); give a "
+            f"{type(model).__name__} has no layer that can be sparse ({_KINDS}); give a "
             "model that has one"
         )
     return (
-        f"sparsify: nothing is selected of {len(modules)} layers that can be sparse, such as "
+        f"nothing is selected of {len(modules)} layers that can be sparse, such as "
         f"{_examples(modules)}; give other names to include or exclude"
     )
 
@@ -177,9 +187,9 @@ def _no_match(
 ) -> str:
     for name, module in model.named_modules():
         if name and predicate(name):
-            return f"sparsify ({option}): {text!r} matches {name!r}, {_why_not(name, module)}"
+            return f"{option}: {text!r} matches {name!r}, {_why_not(name, module)}"
     return (
-        f"sparsify ({option}): {text!r} matches none of the {len(modules)} layers that can be "
+        f"{option}: {text!r} matches none of the {len(modules)} layers that can be "
         f"sparse, such as {_examples(modules)}; a glob is matched against the whole name: for a "
         f"part of it write '*{text}*'"
     )

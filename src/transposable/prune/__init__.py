@@ -1,1 +1,23 @@
+"""One-shot pruning with a small calibration set: AdaPrune and what users know beside it."""
+
 from __future__ import annotations
+
+from transposable.prune.api import prune_model
+from transposable.prune.methods import METHODS, AdaPrune, Magnitude, Method, Pruned, Wanda
+from transposable.prune.problem import LayerProblem
+from transposable.prune.report import LayerReport, PruneReport
+from transposable.prune.scores import SCORES
+
+__all__ = [
+    "METHODS",
+    "SCORES",
+    "AdaPrune",
+    "LayerProblem",
+    "LayerReport",
+    "Magnitude",
+    "Method",
+    "PruneReport",
+    "Pruned",
+    "Wanda",
+    "prune_model",
+]

@@ -51,7 +51,7 @@ def record(
 
     Args:
         model: is not run for an iterable; a callable runs it.
-        calibration: an iterable of batches, of which as many are taken as hold ``samples``; or a
+        calibration: one batch, or an iterable of batches, of which as many are taken as hold ``samples``; or a
             callable that is given the model and calls it, all of whose calls are taken unless
             ``samples`` is given.
         samples: default 512.
@@ -66,6 +66,8 @@ def record(
             f"calibration: received samples={samples!r}; it is how many samples to use, at least 1"
         )
     device = _device(model)
+    if isinstance(calibration, (torch.Tensor, Mapping)):
+        calibration = [calibration]  # one batch; to iterate over it would give rows, or keys
     if isinstance(calibration, Iterable) and not isinstance(calibration, nn.Module):
         calls = _from_batches(calibration, samples or SAMPLES, batch_to_args, device)
     elif callable(calibration):
@@ -119,8 +121,8 @@ def _arguments(batch: Any, batch_to_args: BatchToArgs | None, number: int) -> Ba
             return (), dict(batch)
     if not isinstance(batch, torch.Tensor):
         raise CalibrationError(
-            f"calibration: batch {number} is a {type(batch).__name__}; a batch is a tensor, a tuple "
-            "or list whose first element is one, or a dict of keyword arguments; pass "
+            f"calibration: batch {number} is a {type(batch).__name__}; a batch is a tensor, a "
+            "tuple or list whose first element is one, or a dict of keyword arguments; pass "
             "batch_to_args=, a function from your batch to the model's arguments"
         )
     return (batch,), {}

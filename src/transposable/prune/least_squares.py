@@ -66,7 +66,7 @@ def solve_supported(
 def _batches(support: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Rows [b] of equally many columns, with these [b, k]."""
     counts = support.sum(1)
-    for count in counts.unique().tolist():
+    for count in sorted(set(counts.tolist())):
         if count == 0:
             continue
         rows = (counts == count).nonzero().squeeze(1)
@@ -80,7 +80,7 @@ def _solve(
     solution = torch.empty_like(right)
     todo = torch.arange(len(system), device=system.device)
     taken = ridge
-    for step in range(STEPS + 1):
+    for _ in range(STEPS + 1):
         shifted = system[todo]
         shifted.diagonal(dim1=1, dim2=2).add_(taken * unit)
         factor, info = torch.linalg.cholesky_ex(shifted)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -38,14 +40,46 @@ class Moments:
         self.outputs = torch.zeros(groups, rows, dtype=wide, device=device)
         self.count = 0
 
-    def add(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor | None) -> None:
-        """Add one call of the layer; ``y`` without bias, None to take it from :meth:`close`."""
+    @classmethod
+    def none(cls, reading: Reading, device: torch.device) -> Moments:
+        """The sums of no sample, in hardly any memory, for a method that looks at none."""
+        nothing = cls(replace(reading, rows=0, channels=0), device)
+        groups, rows, cols = reading.shape
+        nothing.reading = reading
+        zero = torch.zeros((), dtype=nothing.gram.dtype, device=device)
+        nothing.gram = zero.expand(groups, cols, cols)
+        nothing.cross = zero.expand(groups, rows, cols)
+        nothing.power = nothing.outputs = zero.expand(groups, rows)
+        nothing.inputs = zero.expand(groups, cols)
+        return nothing
+
+    @staticmethod
+    def memory(reading: Reading) -> int:
+        """Bytes that the sums of a layer take."""
+        groups, rows, cols = reading.shape
+        return 8 * groups * cols * (cols + rows)
+
+    def add(
+        self,
+        module: nn.Module,
+        x: torch.Tensor,
+        y: torch.Tensor | None,
+        products: dict[tuple[int, ...], torch.Tensor] | None = None,
+    ) -> None:
+        """Add one call of the layer.
+
+        Args:
+            module: the layer.
+            x: what it was given.
+            y: what is wanted, without bias; None to take it from :meth:`close` in the end.
+            products: x x^T by the shape it was made for, where another layer was given the same x.
+        """
         start = 0
         wanted = None if y is None else _precise(self.reading.outputs(y))
         for raw in self.reading.inputs(module, x):
             part = _precise(raw)
             stop = start + part.shape[1]
-            self.gram += part.mT @ part
+            self.gram += self._product(part, products)
             self.inputs += part.sum(1)  # of one part: single precision does, at a sixth of the time
             if wanted is not None:
                 target = wanted[:, start:stop]
@@ -54,6 +88,16 @@ class Moments:
                 self.outputs += target.sum(1)
             start = stop
         self.count += start
+
+    def _product(
+        self, part: torch.Tensor, products: dict[tuple[int, ...], torch.Tensor] | None
+    ) -> torch.Tensor:
+        if self.reading.conv or products is None:
+            return part.mT @ part
+        key = tuple(part.shape)
+        if key not in products:
+            products[key] = part.mT @ part
+        return products[key]
 
     def close(self, weight: torch.Tensor) -> None:
         """The sums over y, for y = W x of the same inputs."""

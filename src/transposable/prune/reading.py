@@ -82,7 +82,7 @@ class Reading:
         return by_position.transpose(2, 3).reshape(shape)
 
     def tiles(self, matrix: torch.Tensor) -> torch.Tensor:
-        """[groups, rows, cols] as the matrices [groups * positions, rows, channels] of a pattern."""
+        """[groups, rows, cols] as matrices [groups * positions, rows, channels] with tiles."""
         split = matrix.reshape(self.groups, self.rows, self.positions, self.channels)
         return split.transpose(1, 2).reshape(-1, self.rows, self.channels)
 
@@ -110,7 +110,7 @@ class Reading:
         padded = _padded(module, x)
         out = _output_size(module, padded)
         step = max(1, CHUNK // max(self.groups * self.cols * math.prod(out), 1))
-        for part in padded.split(step):
+        for part in torch.split(padded, step):
             yield self._patches(module, part, out)
 
     def _patches(

@@ -1,0 +1,159 @@
+"""Batch norm after pruning: its running statistics made to fit the pruned network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from transposable.prune.calibration import Call
+from transposable.prune.weights import Weights
+
+Stats = tuple[torch.Tensor, torch.Tensor]
+Look = Callable[[str, _BatchNorm, torch.Tensor], None]
+
+
+def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    """The batch norms of a model that keep running statistics.
+
+    Example:
+        >>> list(batch_norms(nn.Sequential(nn.BatchNorm1d(2), nn.InstanceNorm1d(2))))
+        ['0']
+    """
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    }
+
+
+def saved(norms: Mapping[str, _BatchNorm]) -> dict[str, Stats]:
+    """Copies of the running means and variances."""
+    return {name: (_mean(norm).clone(), _var(norm).clone()) for name, norm in norms.items()}
+
+
+def restore(norms: Mapping[str, _BatchNorm], stats: Mapping[str, Stats]) -> None:
+    """Give batch norms the statistics that :func:`saved` copied."""
+    for name, norm in norms.items():
+        _set(norm, *stats[name])
+
+
+def match(model: nn.Module, calls: Sequence[Call], weights: Weights) -> None:
+    """Move running statistics by what pruning changed on the calibration data.
+
+        mean += mean_pruned - mean_dense,   var *= var_pruned / var_dense
+
+    with the moments of a batch norm's input over a batch, and then the mean over batches. A new
+    estimate would also take the difference between calibration and training data (plain images and
+    augmented ones, say) for an effect of pruning; this does not.
+
+    Args:
+        model: in evaluation mode, with its pruned weights.
+        calls: the calibration; each call runs the model twice.
+        weights: gives the dense model.
+    """
+    norms = batch_norms(model)
+    before = saved(norms)
+    means = {name: torch.zeros_like(mean) for name, (mean, _) in before.items()}
+    variances = {name: torch.zeros_like(var) for name, (_, var) in before.items()}
+    total: dict[str, int] = dict.fromkeys(norms, 0)
+    for call in calls:
+        dense: dict[str, list[Stats]] = {name: [] for name in norms}
+
+        def note(
+            name: str,
+            norm: _BatchNorm,
+            x: torch.Tensor,
+            dense: Mapping[str, list[Stats]] = dense,
+        ) -> None:
+            dense[name].append(_moments(x))
+
+        # A batch norm uses its new statistics at once, so that the next one sees what it will see.
+        def adapt(
+            name: str,
+            norm: _BatchNorm,
+            x: torch.Tensor,
+            dense: Mapping[str, list[Stats]] = dense,
+            samples: int = call.samples,
+        ) -> None:
+            mean_before, var_before = before[name]
+            (mean_dense, var_dense), (mean, var) = dense[name].pop(0), _moments(x)
+            ratio = (var + norm.eps) / (var_dense + norm.eps)
+            new_mean = mean_before + mean - mean_dense
+            new_var = ((var_before + norm.eps) * ratio - norm.eps).clamp_(min=0)
+            _set(norm, new_mean, new_var)
+            means[name] += samples * new_mean
+            variances[name] += samples * new_var
+            total[name] += samples
+
+        with weights.all_dense(), _watched(norms, note):
+            call.run(model)
+        with _watched(norms, adapt):
+            call.run(model)
+        restore(norms, before)
+    for name, norm in norms.items():
+        if total[name]:
+            _set(norm, means[name] / total[name], variances[name] / total[name])
+
+
+def estimate(model: nn.Module, calls: Sequence[Call]) -> None:
+    """Take running statistics anew: the mean over batches of those of each batch.
+
+    Args:
+        model: in evaluation mode; only its batch norms are trained meanwhile.
+        calls: data as the network was trained with, augmented if that was.
+    """
+    norms = batch_norms(model)
+    momenta = {name: norm.momentum for name, norm in norms.items()}
+    try:
+        for norm in norms.values():
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain mean over batches
+            norm.train()
+        for call in calls:
+            call.run(model)
+    finally:
+        for name, norm in norms.items():
+            norm.momentum = momenta[name]
+            norm.eval()
+
+
+@contextmanager
+def _watched(norms: Mapping[str, _BatchNorm], look: Look) -> Iterator[None]:
+    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def run(module: nn.Module, args: tuple[Any, ...]) -> None:
+            look(name, norms[name], args[0])
+
+        return run
+
+    handles = [norm.register_forward_pre_hook(hook(name)) for name, norm in norms.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _moments(x: torch.Tensor) -> Stats:
+    axes = [axis for axis in range(x.ndim) if axis != 1]
+    var, mean = torch.var_mean(x.float(), axes, correction=0)
+    return mean, var
+
+
+def _mean(norm: _BatchNorm) -> torch.Tensor:
+    assert norm.running_mean is not None
+    return norm.running_mean
+
+
+def _var(norm: _BatchNorm) -> torch.Tensor:
+    assert norm.running_var is not None
+    return norm.running_var
+
+
+def _set(norm: _BatchNorm, mean: torch.Tensor, var: torch.Tensor) -> None:
+    _mean(norm).copy_(mean)
+    _var(norm).copy_(var)

@@ -1,0 +1,129 @@
+"""What the calibration says about some layers: one pass over the data, or two at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from transposable.errors import CalibrationError
+from transposable.prune.calibration import Call
+from transposable.prune.moments import Moments
+from transposable.prune.plan import Layer
+from transposable.prune.replay import Trace, run
+from transposable.prune.weights import Weights
+
+
+@dataclass
+class Collected:
+    """The sums of a layer, and samples where they were asked for."""
+
+    moments: Moments
+    samples: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+
+
+def collect(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    calls: Sequence[Call],
+    trace: Trace,
+    weights: Weights,
+    *,
+    from_pruned: bool,
+    samples: bool = False,
+) -> dict[str, Collected]:
+    """The sums of some layers by name; layers with one weight have them in common.
+
+    Args:
+        from_pruned: inputs come from the model as it is, with the layers before these pruned, and
+            the wanted outputs from the dense model on the same batch. Otherwise both come from the
+            dense model.
+        samples: keep inputs and wanted outputs, too.
+
+    Raises:
+        CalibrationError: if the model fails, or a layer is given NaN or infinity.
+    """
+    modules = {layer.name: layer.module for layer in layers}
+    by_name = {layer.name: layer for layer in layers}
+    found: dict[str, Collected] = {}
+    for layer in layers:
+        first = found.get(layer.tied[0])
+        found[layer.name] = first or Collected(Moments(layer.reading, layer.weight.device))
+    # Of layers that see the same tensor the products are the same.
+    shared = _Shared()
+    for number in range(len(calls)):
+        count = sum(trace.counts[number].get(name, 0) for name in modules)
+        if count == 0:
+            continue
+        wanted: dict[str, list[torch.Tensor]] = {name: [] for name in modules}
+
+        def keep(
+            name: str,
+            x: torch.Tensor,
+            y: torch.Tensor,
+            wanted: Mapping[str, list[torch.Tensor]] = wanted,
+        ) -> None:
+            wanted[name].append(_without_bias(by_name[name], y))
+
+        def add(
+            name: str,
+            x: torch.Tensor,
+            y: torch.Tensor,
+            number: int = number,
+            wanted: Mapping[str, list[torch.Tensor]] = wanted,
+        ) -> None:
+            if from_pruned and not bool(x.isfinite().all()):
+                raise CalibrationError(
+                    f"prune_model: the input of layer {name!r} holds NaN or infinity in batch "
+                    f"{number} once the layers before it are pruned; run the model in a wider "
+                    "dtype, or leave the layers before it out with exclude"
+                )
+            target = wanted[name].pop(0) if from_pruned else None
+            found[name].moments.add(modules[name], x, target, shared.of(x))
+            if samples:
+                if target is None:
+                    target = _without_bias(by_name[name], y)
+                found[name].samples.append((x.detach().clone(), target.detach().clone()))
+
+        if from_pruned:
+            with weights.all_dense():
+                run(model, modules, calls, number, keep, count)
+            run(model, modules, calls, number, add, count)
+        else:
+            with weights.all_dense():
+                run(model, modules, calls, number, add, count)
+        shared.forget()
+    if not from_pruned:
+        for layer in layers:
+            if layer.name == layer.tied[0]:
+                dense = layer.reading.matrix(weights.dense(layer.weight))
+                found[layer.name].moments.close(dense)
+    return found
+
+
+class _Shared:
+    """Products of inputs with themselves, for as long as the same tensor comes again."""
+
+    def __init__(self) -> None:
+        self._input: torch.Tensor | None = None
+        self._products: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def of(self, x: torch.Tensor) -> dict[tuple[int, ...], torch.Tensor]:
+        if x is not self._input:
+            self.forget()
+            self._input = x
+        return self._products
+
+    def forget(self) -> None:
+        self._input = None
+        self._products = {}
+
+
+def _without_bias(layer: Layer, y: torch.Tensor) -> torch.Tensor:
+    bias = layer.bias
+    if bias is None:
+        return y
+    space = layer.weight.ndim - 2 if layer.reading.conv else 0
+    return y - bias.reshape(-1, *[1] * space)
