@@ -58,10 +58,10 @@ def prune_model(
         model: any module, in any mode; it is run in evaluation mode.
         pattern: for all selected layers, or a mapping from names to patterns.
         method: "adaprune", "magnitude", "wanda", ..., or an object such as ``AdaPrune(...)``.
-        calibration: one batch, a DataLoader or an iterable of batches, or a function that is given the model
-            and calls it. A batch is a tensor, a tuple or list whose first element is what the model
-            takes, or a dict of keyword arguments. Tensors are moved to the model's device. All
-            positions count: give sequences of equal length rather than padded ones.
+        calibration: a DataLoader or an iterable of batches, one batch, or a function that is given
+            the model and calls it. A batch is a tensor, a tuple or list whose first element is what
+            the model takes, or a dict of keyword arguments. Tensors are moved to the model's
+            device. All positions count: give sequences of equal length rather than padded ones.
         include, exclude: names of layers, as in :func:`transposable.nn.sparsify`.
         scores: what the mask keeps the most of: "magnitude", "wanda", "activation", "obs", or a
             function; for methods that take any.

@@ -51,9 +51,9 @@ def record(
 
     Args:
         model: is not run for an iterable; a callable runs it.
-        calibration: one batch, or an iterable of batches, of which as many are taken as hold ``samples``; or a
-            callable that is given the model and calls it, all of whose calls are taken unless
-            ``samples`` is given.
+        calibration: one batch, or an iterable of batches, of which as many are taken as hold
+            ``samples``; or a callable that is given the model and calls it, all of whose calls are
+            taken unless ``samples`` is given.
         samples: default 512.
         batch_to_args: turns a batch into what the model is called with: a tuple of arguments, a
             dict of keyword arguments, or one argument.
