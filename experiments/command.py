@@ -43,8 +43,8 @@ class Experiment:
     ) -> Run:
         """One planned run; ``changed`` settings are for tuning only."""
         measured = "held-out" if held_out else "test"
-        settings = {**method.settings(), **self.settings, **(changed or {}), "measured": measured}
-        return Run(method.name, seed, settings)
+        settings = {**self.settings, **method.changes, **(changed or {})}
+        return Run(method.name, seed, {**method.settings(), **settings, "measured": measured})
 
 
 def command(experiment: Experiment) -> click.Command:

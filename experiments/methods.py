@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,8 @@ class Method:
     recipe: Recipe = field(default_factory=Static)
     refresh: int | None = None
     solver: str = "auto"
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the experiment that this configuration has otherwise: a longer schedule."""
 
     def settings(self) -> dict[str, Any]:
         """Everything that a run's result depends on, as text and numbers."""

@@ -18,7 +18,14 @@ from experiments.models.resnet import load_resnet
 from experiments.runs import Run, RunStore
 
 BUDGET = classify.Budget(epochs=3, peak=0.02, warm_up=0.1)
-METHODS = (Method("dense"), Method("4:8T", "4:8T"), Method("2:4T", "2:4T"))
+LONGER = {"epochs": 9}
+METHODS = (
+    Method("dense"),
+    Method("4:8T", "4:8T"),
+    Method("2:4T", "2:4T"),
+    Method("dense, 9 epochs", changes=LONGER),
+    Method("4:8T, 9 epochs", "4:8T", changes=LONGER),
+)
 CHECKPOINT = "models/resnet20_jpeg.safetensors"
 
 
