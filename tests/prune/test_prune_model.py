@@ -91,11 +91,14 @@ def test_every_layer_satisfies_the_pattern(
         else:
             assert verify(weight.detach(), pattern)
         assert torch.equal(layer.mask | (module.weight == 0), torch.ones_like(layer.mask))
-        assert 0 < layer.kept < 1 and layer.kept < layer.magnitude < 1
-        assert layer.error is not None and layer.error_masked is not None
+        assert 0 < layer.kept < 1
+        assert layer.kept < layer.magnitude < 1
+        assert layer.error is not None
+        assert layer.error_masked is not None
         assert layer.error <= layer.error_masked + 1e-12
         assert layer.violated > 0
-    assert report.samples == 128 and report.batches == 4
+    assert report.samples == 128
+    assert report.batches == 4
     assert report.batch_norms == ("norm",)
 
 
@@ -107,7 +110,6 @@ def test_the_update_helps_and_sequential_helps_more(net: Net, data: list[torch.T
             prune_model(pruned, "2:4T", method, data, mode=mode, batchnorm="keep")
             losses[method, mode] = _loss(pruned, net, data)
     assert losses["magnitude", "sequential"] == losses["magnitude", "parallel"]
-    print(losses)
     assert losses["adaprune", "sequential"] < losses["adaprune", "parallel"]
     assert losses["adaprune", "parallel"] < losses["magnitude", "parallel"]
 
@@ -156,7 +158,9 @@ def test_parameters_and_modes_keep_their_identity(net: Net, data: list[torch.Ten
     prune_model(net, "2:4T", calibration=data)
     assert {name: p.data_ptr() for name, p in net.named_parameters()} == memory
     assert all(p is parameters[name] for name, p in net.named_parameters())
-    assert net.training and net.mlp.training and not net.norm.training
+    assert net.training
+    assert net.mlp.training
+    assert not net.norm.training
     assert all(p.requires_grad and p.grad is None for p in net.parameters())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
 
@@ -166,7 +170,8 @@ def test_other_dtypes(net: Net, data: list[torch.Tensor], dtype: torch.dtype) ->
     net.to(dtype)
     report = prune_model(net, "2:4T", calibration=[x.to(dtype) for x in data])
     assert all(p.dtype == dtype for p in net.parameters())
-    assert report.error is not None and report.error < 0.8 * (report.error_masked or 0)
+    assert report.error is not None
+    assert report.error < 0.8 * (report.error_masked or 0)
 
 
 def test_channels_last_weights_keep_their_strides(net: Net, data: list[torch.Tensor]) -> None:
@@ -194,7 +199,8 @@ def test_several_patterns(net: Net, data: list[torch.Tensor]) -> None:
 
 def test_magnitude_needs_no_data(net: Net) -> None:
     report = prune_model(net, "2:4T", "magnitude")
-    assert report.error is None and report.samples == 0
+    assert report.error is None
+    assert report.samples == 0
     assert all(layer.note == "" for layer in report.layers)
     assert report.batch_norms == ()
     assert report.to_json()["layers"][0]["shape"] == [16, 8, 3, 3]
@@ -250,9 +256,11 @@ def test_shared_and_unreached_layers(mode: Any) -> None:
     assert model.a.weight is model.b.weight
     assert torch.equal(found["a"].mask, found["b"].mask)
     assert found["b"].note == "shares the weight of a"
-    assert found["twice"].samples == 2 * 192 and found["a"].samples == 2 * 192
+    assert found["twice"].samples == 2 * 192
+    assert found["a"].samples == 2 * 192
     for name in ("never", "functional"):
-        assert found[name].method == "magnitude" and "never reached" in found[name].note
+        assert found[name].method == "magnitude"
+        assert "never reached" in found[name].note
         assert found[name].error is None
     by_magnitude = copy.deepcopy(dense)
     prune_model(by_magnitude, "2:4T", "magnitude")
@@ -289,7 +297,8 @@ def test_all_or_nothing(net: Net, data: list[torch.Tensor], mode: Any) -> None:
     before = _state(net)
     with pytest.raises(KeyboardInterrupt):
         prune_model(net, "2:4T", Failing(), data, mode=mode)
-    assert _same(net, before) and net.training
+    assert _same(net, before)
+    assert net.training
     with pytest.raises(KeyboardInterrupt):
         prune_model(net, "2:4T", Failing(), data, mode=mode, inplace_progress=True)
     assert verify(net.mlp[0].weight.detach(), "2:4T")
@@ -303,7 +312,7 @@ def _break(x: torch.Tensor, value: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "spoil, message",
+    ("spoil", "message"),
     [
         (lambda d: [d[0], _break(d[1], float("nan"))], "input of layer 'stem' holds NaN.*batch 1"),
         (lambda d: [d[0], _break(d[1], float("inf"))], "input of layer 'stem' holds NaN.*batch 1"),
@@ -334,7 +343,7 @@ def test_activations_that_are_not_finite_name_their_layer(
 
 
 @pytest.mark.parametrize(
-    "arguments, error, message",
+    ("arguments", "error", "message"),
     [
         ({"method": "sgd"}, MethodError, r"received method 'sgd'; the methods are 'magnitude'"),
         ({"method": 3}, MethodError, "received method=3"),
