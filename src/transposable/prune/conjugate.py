@@ -74,7 +74,9 @@ def solve_conjugate(
         (tensor([[1., 0., 2., 0.]], dtype=torch.float64), True)
     """
     power = gram.diagonal() + ridge
-    scale = torch.where(power > 0, power, 1).rsqrt() * (power > 0)
+    # Less is what rounding leaves of an input that never changed, when its mean is subtracted.
+    seen = power > 1e3 * torch.finfo(power.dtype).eps * power.amax()
+    scale = torch.where(seen, power, 1).rsqrt() * seen
     scaled = _scaled(gram, scale)
     found = torch.empty_like(start)
     most, worst = 0, 0.0
@@ -112,7 +114,7 @@ class _System:
         at_start = self.objective(value, residual)
         whole = torch.linalg.vector_norm(self.right * self.scale * self.live, dim=1)
         left = torch.linalg.vector_norm(residual, dim=1)
-        iterations = 0
+        at_first, iterations = left.clone(), 0
         todo = (left > tolerance * whole).nonzero().squeeze(1)
         while len(todo) and iterations < limit:
             unit = left[todo].unsqueeze(1)
@@ -126,9 +128,8 @@ class _System:
             before, left[todo] = left[todo], torch.linalg.vector_norm(residual[todo], dim=1)
             todo = todo[(left[todo] > tolerance * whole[todo]) & (left[todo] < 0.5 * before)]
         worse = ~(self.objective(value, residual) <= at_start)
-        value[worse] = self.start[worse]
-        relative = left / torch.where(whole > 0, whole, 1)
-        return value, iterations, float(relative[~worse].max()) if not worse.all() else 0.0
+        value[worse], left[worse] = self.start[worse], at_first[worse]
+        return value, iterations, float((left / torch.where(whole > 0, whole, 1)).max())
 
     def residual(self, value: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         """D^-1/2 (g + r w - v (H + r)) on the support, in full precision."""
@@ -158,7 +159,9 @@ class _System:
         residual = residual.clone()
         power = residual.square().sum(1)
         best = power.clone()
-        for iteration in range(1, limit + 1):
+        taken = 0
+        while taken < limit:
+            taken += 1
             product = (direction @ self.scaled).mul_(live)
             curve = (direction * product).sum(1)
             # No curvature: what is left of this direction is rounding.
@@ -176,9 +179,10 @@ class _System:
                 rows, goal, live, best = rows[going], goal[going], live[going], best[going]
                 step, residual, direction = step[going], residual[going], direction[going]
                 power, before = power[going], before[going]
-            direction.mul_((power / before).unsqueeze(1)).add_(residual)
+            turn = torch.where(before > 0, power / before, 0).unsqueeze(1)
+            direction.mul_(turn).add_(residual)
         result[rows] = step
-        return result, iteration
+        return result, taken
 
 
 def _scaled(gram: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

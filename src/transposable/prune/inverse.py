@@ -9,9 +9,7 @@ from transposable.prune.least_squares import STEPS, well_conditioned
 from transposable.prune.problem import LayerProblem
 
 
-def inverse_factor(
-    problem: LayerProblem, damping: float
-) -> tuple[torch.Tensor, float]:
+def inverse_factor(problem: LayerProblem, damping: float) -> tuple[torch.Tensor, float]:
     """The upper triangular U with (H + d I)^-1 = U^T U, for which column j knows only j, j+1, ...
 
         U_jj^2 = [((H + d I)_FF)^-1]_jj,   F = {j, j+1, ...}

@@ -121,7 +121,7 @@ def _solve(
     solution = torch.empty_like(right)
     todo = torch.arange(len(system), device=system.device)
     taken = ridge
-    for step in range(STEPS + 1):
+    for _ in range(STEPS + 1):
         shifted = system[todo]
         shifted.diagonal(dim1=1, dim2=2).add_(taken * unit)
         factor, info = torch.linalg.cholesky_ex(shifted)

@@ -33,8 +33,8 @@ class SparseGPT(Method):
 
         a_ij = w_ij^2 / U_jj^2,
 
-    the error that pruning w_ij alone causes after that repair. For an unstructured pattern, ``block``
-    columns at a time keep their share.
+    the error that pruning w_ij alone causes after that repair. For an unstructured pattern,
+    ``block`` columns at a time keep their share.
 
     Attributes:
         damping: d, in units of the mean diagonal of H.
@@ -84,7 +84,8 @@ class SparseGPT(Method):
             chooser = None
         for spans in gathered(mask_spans(problem, self.block), self.block):
             first, last = spans[0][0], spans[-1][1]
-            part, errors = weight[:, :, first:last].clone(), torch.zeros_like(weight[:, :, first:last])
+            part = weight[:, :, first:last].clone()
+            errors = torch.zeros_like(part)
             for start, stop in spans:
                 if chooser is not None:
                     chosen = chooser.choose(part[:, :, start - first : stop - first], start, stop)
