@@ -28,7 +28,9 @@ def make_problem(
     with torch.no_grad():
         output = layer(x)
         if layer.bias is not None:
-            output = output - layer.bias.reshape(-1, *[1] * (output.ndim - 2 if reading.conv else 0))
+            output = output - layer.bias.reshape(
+                -1, *[1] * (output.ndim - 2 if reading.conv else 0)
+            )
         moments = Moments(reading, x.device)
         moments.add(layer, x, wanted)
         if wanted is None:

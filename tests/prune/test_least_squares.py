@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prune.problems import assert_holds, correlated, linear, make_problem
 
+from prune.problems import assert_holds, correlated, linear, make_problem
 from transposable.prune import conjugate
 from transposable.prune.conjugate import solve_conjugate
 from transposable.prune.least_squares import Algorithm, cheaper, solve_supported
@@ -136,7 +136,7 @@ def test_a_limit_is_kept_and_the_residual_says_so() -> None:
     hasty = solve_conjugate(gram, cross, support, start, limit=3)
     patient = solve_conjugate(gram, cross, support, start)
     assert hasty.iterations == 3
-    assert hasty.residual > 1e-6 >= patient.residual
+    assert hasty.residual > 1e-5 >= patient.residual
     power = y.square().sum(0)
     best = objective(gram, cross, patient.weight, power)
     middle = objective(gram, cross, hasty.weight, power)

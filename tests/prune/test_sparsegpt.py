@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prune.problems import assert_holds, correlated, linear, make_problem
 from torch import nn
 
+from prune.problems import assert_holds, correlated, linear, make_problem
 from transposable import Pattern, find_mask
 from transposable.errors import MethodError
 from transposable.prune.methods.adaprune import AdaPrune

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from transposable.prune.preconditioner import Preconditioner, leading_directions
+
 CHUNK = 1 << 24
 """Entries of the largest matrix of vectors at once: 128 MiB in double precision."""
 
@@ -37,14 +39,15 @@ def solve_conjugate(
     support: torch.Tensor,
     start: torch.Tensor,
     ridge: float = 0.0,
-    tolerance: float = 1e-6,
+    tolerance: float = 1e-5,
     limit: int = LIMIT,
 ) -> Conjugate:
     """The best weights on a support, by preconditioned conjugate gradients on all rows at once.
 
         (H_SS + r I) v_S = g_S + r w_S   until   ||D^-1/2 residual|| <= t ||D^-1/2 (g_S + r w_S)||
 
-    with the Jacobi preconditioner D = diag(H) + r, from v = w. Directions are kept in single
+    with D = diag(H) + r, from v = w. In units of D, the strongest directions of H precondition, see
+    :class:`~transposable.prune.preconditioner.Preconditioner`. Directions are kept in single
     precision; the residual is taken anew in the precision of H and corrected until it satisfies
     the tolerance, or no longer shrinks. No row ends worse than it started.
 
@@ -59,10 +62,11 @@ def solve_conjugate(
         limit: iterations after which a row is left as it is.
 
     Complexity: 2 rows cols^2 operations an iteration in single precision, and as many in the
-    precision of H for each of the few residuals; memory cols^2 floats and a few chunks of rows.
+    precision of H for each of the few residuals; once 2 k^2 for each weight that is kept, k being
+    the directions of the preconditioner; memory cols^2 floats and a few chunks of rows.
 
     Source: Hestenes and Stiefel, "Methods of Conjugate Gradients for Solving Linear Systems", 1952;
-    all rows at once for pruning: ALPS (Meng et al., NeurIPS 2024), algorithm 2.
+    on all rows at once: ALPS (Meng et al., NeurIPS 2024), algorithm 2.
 
     Example:
         >>> x = torch.randn(50, 4, dtype=torch.double)
@@ -70,7 +74,7 @@ def solve_conjugate(
         >>> support = torch.tensor([[True, False, True, False]])
         >>> start = torch.zeros(1, 4, dtype=torch.double)
         >>> found = solve_conjugate(x.T @ x, y.T @ x, support, start)
-        >>> found.weight.round(decimals=4), found.residual < 1e-6
+        >>> found.weight.round(decimals=4), found.residual < 1e-5
         (tensor([[1., 0., 2., 0.]], dtype=torch.float64), True)
     """
     power = gram.diagonal() + ridge
@@ -78,12 +82,15 @@ def solve_conjugate(
     seen = power > 1e3 * torch.finfo(power.dtype).eps * power.amax()
     scale = torch.where(seen, power, 1).rsqrt() * seen
     scaled = _scaled(gram, scale)
+    leading = leading_directions(scaled)
     found = torch.empty_like(start)
     most, worst = 0, 0.0
     rows = max(1, CHUNK // gram.shape[0])
     for first in range(0, start.shape[0], rows):
         part = slice(first, first + rows)
-        system = _System(gram, scaled, scale, cross[part], support[part], start[part], ridge)
+        system = _System(
+            gram, scaled, leading, scale, cross[part], support[part], start[part], ridge
+        )
         found[part], iterations, residual = system.solve(tolerance, limit)
         most, worst = max(most, iterations), max(worst, residual)
     return Conjugate(found, most, worst)
@@ -96,6 +103,7 @@ class _System:
         self,
         gram: torch.Tensor,
         scaled: torch.Tensor,
+        leading: torch.Tensor,
         scale: torch.Tensor,
         cross: torch.Tensor,
         support: torch.Tensor,
@@ -103,6 +111,7 @@ class _System:
         ridge: float,
     ) -> None:
         self.gram, self.scaled, self.scale, self.ridge = gram, scaled, scale, ridge
+        self.leading = leading
         self.live = support & (scale > 0)
         self.start = torch.where(support, start, 0)
         self.right = cross + ridge * self.start
@@ -115,12 +124,22 @@ class _System:
         whole = torch.linalg.vector_norm(self.right * self.scale * self.live, dim=1)
         left = torch.linalg.vector_norm(residual, dim=1)
         at_first, iterations = left.clone(), 0
-        todo = (left > tolerance * whole).nonzero().squeeze(1)
+        todo = held = (left > tolerance * whole).nonzero().squeeze(1)
+        solver: Preconditioner | None = None
         while len(todo) and iterations < limit:
             unit = left[todo].unsqueeze(1)
             target = (0.5 * tolerance * whole[todo] / left[todo]).clamp(min=INNER)
+            if solver is None:
+                held, solver = todo, Preconditioner(self.leading, self.live[todo].float())
+            else:
+                same = torch.isin(held, todo)
+                held, solver = held[same], solver.keep(same)
             step, taken = self.correct(
-                (residual[todo] / unit).float(), self.live[todo], target, limit - iterations
+                (residual[todo] / unit).float(),
+                self.live[todo],
+                solver,
+                target,
+                limit - iterations,
             )
             iterations += taken
             value[todo] += step * unit * self.scale
@@ -149,26 +168,30 @@ class _System:
         return -(value * (self.right + moved) * self.live).sum(1)
 
     def correct(
-        self, residual: torch.Tensor, live: torch.Tensor, target: torch.Tensor, limit: int
+        self,
+        residual: torch.Tensor,
+        live: torch.Tensor,
+        solver: Preconditioner,
+        target: torch.Tensor,
+        limit: int,
     ) -> tuple[torch.Tensor, int]:
         """z with S D^-1/2 (H + r) D^-1/2 z = residual to the target of each row, in float32."""
         result = torch.zeros_like(residual)
         rows = torch.arange(len(residual), device=residual.device)
         goal = target.float().square()
-        step, direction = torch.zeros_like(residual), residual.clone()
-        residual = residual.clone()
-        power = residual.square().sum(1)
-        best = power.clone()
+        step, direction = torch.zeros_like(residual), solver.apply(residual)
+        slope = (residual * direction).sum(1)
+        best = residual.square().sum(1)
         taken = 0
         while taken < limit:
             taken += 1
             product = (direction @ self.scaled).mul_(live)
             curve = (direction * product).sum(1)
             # No curvature: what is left of this direction is rounding.
-            move = torch.where(curve > 0, power / curve, 0).unsqueeze(1)
+            move = torch.where(curve > 0, slope / curve, 0).unsqueeze(1)
             step.addcmul_(direction, move)
             residual.addcmul_(product, move, value=-1)
-            before, power = power, residual.square().sum(1)
+            power = residual.square().sum(1)
             best = torch.minimum(best, power)
             # Far above its own best a residual is lost to rounding: start anew, outside.
             going = (power > goal) & (curve > 0) & (power < 1e8 * best)
@@ -178,9 +201,11 @@ class _System:
                 result[rows[~going]] = step[~going]
                 rows, goal, live, best = rows[going], goal[going], live[going], best[going]
                 step, residual, direction = step[going], residual[going], direction[going]
-                power, before = power[going], before[going]
-            turn = torch.where(before > 0, power / before, 0).unsqueeze(1)
-            direction.mul_(turn).add_(residual)
+                slope, solver = slope[going], solver.keep(going)
+            eased = solver.apply(residual)
+            before, slope = slope, (residual * eased).sum(1)
+            turn = torch.where(before > 0, slope / before, 0).unsqueeze(1)
+            direction.mul_(turn).add_(eased)
         result[rows] = step
         return result, taken
 

@@ -151,7 +151,9 @@ class _Tuner:
         self._support = reading.weight(support, dense.shape).to(dense.device)
         self._has_bias = module.bias is not None
 
-    def run(self, start: torch.Tensor, samples: Samples) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def run(
+        self, start: torch.Tensor, samples: Samples
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The weight [groups, rows, cols] and what to add to the bias."""
         settings = self._settings
         # A single sample is given the first dimension that batches have.
