@@ -61,7 +61,10 @@ def inverse_factor(problem: LayerProblem, damping: float) -> tuple[torch.Tensor,
 
 def _invert(upper: torch.Tensor) -> torch.Tensor:
     identity = torch.eye(upper.shape[1], dtype=upper.dtype, device=upper.device)
-    return torch.linalg.solve_triangular(upper, identity.expand_as(upper), upper=True)
+    inverse: torch.Tensor = torch.linalg.solve_triangular(
+        upper, identity.expand_as(upper), upper=True
+    )
+    return inverse
 
 
 def unconstrained(problem: LayerProblem, factor: torch.Tensor) -> torch.Tensor:

@@ -104,9 +104,9 @@ def cheaper(support: torch.Tensor) -> Algorithm:
         'cholesky'
     """
     groups, rows, cols = support.shape
-    factorising = float((support.sum(2).double() ** 3).sum()) / 3
     if cols <= NARROW:
         return "cholesky"
+    factorising = float((support.sum(2).double() ** 3).sum()) / 3
     iterating = 2.0 * PRODUCTS * groups * rows * cols**2
     return "cholesky" if factorising <= iterating else "conjugate"
 
@@ -114,7 +114,7 @@ def cheaper(support: torch.Tensor) -> Algorithm:
 def _batches(support: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Rows [b] of equally many columns, with these [b, k]."""
     counts = support.sum(1)
-    for count in counts.unique().tolist():
+    for count in sorted(set(counts.tolist())):
         if count == 0:
             continue
         rows = (counts == count).nonzero().squeeze(1)

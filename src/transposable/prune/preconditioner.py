@@ -87,4 +87,5 @@ def leading_directions(scaled: torch.Tensor, rank: int | None = None) -> torch.T
     values, rotation = values.flip(0), rotation.flip(1)
     end = values[min(rank, len(values) - 1)].clamp(min=torch.finfo(scaled.dtype).eps * values[0])
     strength = (values[:rank] / end - 1).clamp(min=0).sqrt()
-    return (basis @ rotation[:, :rank]) * strength
+    leading: torch.Tensor = (basis @ rotation[:, :rank]) * strength
+    return leading

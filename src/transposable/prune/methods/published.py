@@ -124,7 +124,8 @@ def absorb(
 
     def in_groups(matrix: torch.Tensor) -> torch.Tensor:
         split = matrix.reshape(reading.groups, reading.rows, reading.positions, reading.channels)
-        return F.pad(split, (0, width - reading.channels)).unflatten(-1, (-1, pattern.m))
+        padded = F.pad(split, (0, width - reading.channels))
+        return padded.reshape(*split.shape[:-1], -1, pattern.m)
 
     kept = in_groups(support.to(weight.dtype)).sum(-1, keepdim=True)
     share = in_groups(lost).sum(-1, keepdim=True) / kept.clamp(min=1)
@@ -211,7 +212,7 @@ class _Draws:
         chosen = torch.randperm(int(self._ends[-1]), generator=self._generator)[: self._batch]
         owners = torch.searchsorted(self._ends, chosen, right=True)
         by_shape: dict[torch.Size, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-        for owner in owners.unique().tolist():
+        for owner in sorted(set(owners.tolist())):
             x, y = self._samples[owner]
             first = int(self._ends[owner]) - len(x)
             at = (chosen[owners == owner] - first).to(x.device)
