@@ -75,6 +75,21 @@ def test_finds_the_mask_of_the_publication(pattern: str, penalty: float) -> None
     assert_holds(problem, pruned)
 
 
+@pytest.mark.parametrize("iterations", [1, 4, 7])
+def test_a_search_that_is_cut_short_takes_the_mask_of_the_free_weights(iterations: int) -> None:
+    problem = linear(32, 48, 100, "2:4T", seed=2)
+    pruned = ALPS(iterations=iterations).prune(problem)
+    assert torch.equal(pruned.mask, published(problem, iterations=iterations))
+    assert pruned.info["rounds"] == iterations
+
+
+@pytest.mark.parametrize("penalty", [3.0, 5.0, 10.0, 20.0, 40.0])
+def test_a_penalty_that_nearly_holds_the_mask_starts_anew(penalty: float) -> None:
+    problem = linear(48, 64, 200, "2:4", seed=3)  # below 0.5 % is up to 7 weights of 1536
+    pruned = ALPS(penalty=penalty, iterations=7).prune(problem)
+    assert torch.equal(pruned.mask, published(problem, penalty, 7))
+
+
 def test_weights_are_least_squares_on_the_mask() -> None:
     problem = linear(16, 24, 100, "4:8T")
     pruned = ALPS().prune(problem)
