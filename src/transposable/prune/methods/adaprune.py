@@ -24,10 +24,18 @@ class AdaPrune(Method):
     refits_bias: ClassVar[bool] = True
 
     def prune(self, problem: LayerProblem) -> Pruned:
-        mask = problem.find_mask(make_scores(self.scores)(problem))
-        support = mask & problem.allowed
-        start = problem.weight * support
-        found, ridge = solve_supported(problem.gram, problem.cross, support, start, self.ridge)
-        # Rounding could leave an output that the mask alone served best a little worse.
-        worse = problem.error(found) > problem.error(start)
-        return Pruned(torch.where(worse.unsqueeze(2), start, found), mask, {"ridge": ridge})
+        return fit(problem, problem.find_mask(make_scores(self.scores)(problem)), self.ridge)
+
+
+def fit(problem: LayerProblem, mask: torch.Tensor, ridge: float) -> Pruned:
+    """The best weights on a mask [groups, rows, cols]; no output is served worse than by it alone.
+
+    The ridge, in units of the mean diagonal of H, pulls towards the masked weights.
+    """
+    support = mask & problem.allowed
+    start = problem.weight * support
+    found, info = solve_supported(problem.gram, problem.cross, support, start, ridge)
+    # Rounding could leave an output that the mask alone served best a little worse.
+    worse = problem.error(found) > problem.error(start)
+    found[worse] = start[worse]
+    return Pruned(found, mask, info)

@@ -15,12 +15,14 @@ from transposable.prune.problem import LayerProblem
 class Pruned:
     """New weights [groups, rows, cols], zero outside the mask, and the mask.
 
-    ``info`` holds what the method has to say: a ridge, a number of iterations.
+    ``info`` holds what the method has to say: a ridge, a number of iterations. A method that
+    chooses the bias itself gives in ``bias_change`` what to add to it, [groups * rows].
     """
 
     weight: torch.Tensor
     mask: torch.Tensor
     info: dict[str, Any] = field(default_factory=dict)
+    bias_change: torch.Tensor | None = None
 
 
 class Method(ABC):
