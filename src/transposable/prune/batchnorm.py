@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from transposable.prune.calibration import Call
+from transposable.prune.ranks import Ranks
 from transposable.prune.weights import Weights
 
 Stats = tuple[torch.Tensor, torch.Tensor]
@@ -42,7 +44,27 @@ def restore(norms: Mapping[str, _BatchNorm], stats: Mapping[str, Stats]) -> None
         _set(norm, *stats[name])
 
 
-def match(model: nn.Module, calls: Sequence[Call], weights: Weights) -> None:
+@dataclass
+class _Sums:
+    """Sums of means and variances by batch norm, and of the weights of their terms."""
+
+    means: dict[str, torch.Tensor]
+    variances: dict[str, torch.Tensor]
+    total: dict[str, int]
+
+    def apply(self, norms: Mapping[str, _BatchNorm], ranks: Ranks) -> dict[str, int]:
+        """Give batch norms the means over all ranks; the weights of these, 0 if there is none."""
+        ranks.add([*self.means.values(), *self.variances.values()])
+        totals = ranks.gather(self.total)
+        total = {name: sum(one[name] for one in totals) for name in norms}
+        for name, norm in norms.items():
+            if total[name]:
+                mean, var = self.means[name] / total[name], self.variances[name] / total[name]
+                _set(norm, mean, var)
+        return total
+
+
+def match(model: nn.Module, calls: Sequence[Call], weights: Weights, ranks: Ranks) -> None:
     """Move running statistics by what pruning changed on the calibration data.
 
         mean += mean_pruned - mean_dense,   var *= var_pruned / var_dense
@@ -53,10 +75,17 @@ def match(model: nn.Module, calls: Sequence[Call], weights: Weights) -> None:
 
     Args:
         model: in evaluation mode, with its pruned weights.
-        calls: the calibration; each call runs the model twice.
+        calls: the calibration of this rank; each call runs the model twice.
         weights: gives the dense model.
+        ranks: over which sums are taken.
     """
     norms = batch_norms(model)
+    ranks.agree(lambda: _matched(norms, model, calls, weights)).apply(norms, ranks)
+
+
+def _matched(
+    norms: Mapping[str, _BatchNorm], model: nn.Module, calls: Sequence[Call], weights: Weights
+) -> _Sums:
     before = saved(norms)
     means = {name: torch.zeros_like(mean) for name, (mean, _) in before.items()}
     variances = {name: torch.zeros_like(var) for name, (_, var) in before.items()}
@@ -95,19 +124,38 @@ def match(model: nn.Module, calls: Sequence[Call], weights: Weights) -> None:
         with _watched(norms, adapt):
             call.run(model)
         restore(norms, before)
-    for name, norm in norms.items():
-        if total[name]:
-            _set(norm, means[name] / total[name], variances[name] / total[name])
+    return _Sums(means, variances, total)
 
 
-def estimate(model: nn.Module, calls: Sequence[Call]) -> None:
+def estimate(model: nn.Module, calls: Sequence[Call], ranks: Ranks) -> None:
     """Take running statistics anew: the mean over batches of those of each batch.
+
+    A batch norm that no batch reaches keeps what it has.
 
     Args:
         model: in evaluation mode; only its batch norms are trained meanwhile.
-        calls: data as the network was trained with, augmented if that was.
+        calls: this rank's part of data as the network was trained with, augmented if that was.
+        ranks: over which means are taken.
     """
     norms = batch_norms(model)
+    before = saved(norms)
+    ranks.agree(lambda: _estimated(norms, model, calls))
+    batches = {name: _batches(norm) for name, norm in norms.items()}
+    if ranks.size > 1:
+        sums = _Sums(
+            {name: _mean(norm) * batches[name] for name, norm in norms.items()},
+            {name: _var(norm) * batches[name] for name, norm in norms.items()},
+            batches,
+        )
+        batches = sums.apply(norms, ranks)
+    restore({name: norm for name, norm in norms.items() if not batches[name]}, before)
+
+
+def _batches(norm: _BatchNorm) -> int:
+    return 0 if norm.num_batches_tracked is None else int(norm.num_batches_tracked)
+
+
+def _estimated(norms: Mapping[str, _BatchNorm], model: nn.Module, calls: Sequence[Call]) -> None:
     momenta = {name: norm.momentum for name, norm in norms.items()}
     try:
         for norm in norms.values():
