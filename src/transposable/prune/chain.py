@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from transposable.errors import CalibrationError
 from transposable.prune.calibration import Call
 from transposable.prune.chain_recorder import Chain, Given, find_slot, first_tensor, record
 from transposable.prune.plan import Layer
@@ -69,7 +70,10 @@ def _tried(model: nn.Module, chain: Chain, calls: Sequence[Call], counts: Counts
     # somewhere, or at a setting of the model around it, does not pass.
     for place in reversed(range(len(chain.blocks))):
         given, hidden, wanted = states.given[place], states.hidden[place], states.hidden[place + 1]
-        output = run(chain.blocks[place], _call(chain, given, hidden, calls[0]), {}, _nothing)
+        try:
+            output = run(chain.blocks[place], _call(chain, given, hidden, calls[0]), {}, _nothing)
+        except CalibrationError:  # the model as a whole did not fail on this batch
+            return None
         if not _same(first_tensor(output), wanted):
             return None
     return chain

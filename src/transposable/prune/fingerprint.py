@@ -86,7 +86,7 @@ def _digest(values: Iterator[tuple[str, Any]]) -> str:
         if isinstance(value, torch.Tensor):
             total.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
             flat = value.detach().contiguous().reshape(-1).view(torch.uint8)
-            total.update(memoryview(flat.cpu().numpy()))
+            total.update(flat.cpu().numpy().data)
         else:
             total.update(f"{name} {value!r};".encode())
     return total.hexdigest()
