@@ -361,9 +361,7 @@ def test_a_chain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("derived", [False, True])
-def test_an_argument_from_an_earlier_block(
-    derived: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_argument_from_an_earlier_block(derived: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     found, *_ = both(Conditioned(derived), rows(), monkeypatch)
     assert not found.notes

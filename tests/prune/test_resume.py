@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import torch
-from prune import killed
 from torch import nn
 
+from prune import killed
 from transposable import CheckpointError, OutputError
 from transposable.prune import AdaPrune, PruneReport, prune_model
 from transposable.prune.methods.mask_only import Wanda
@@ -210,7 +210,7 @@ def test_a_file_that_is_wrong(harm: Callable[[Path], None], tmp_path: Path) -> N
 
 def test_directories_of_other_things(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(CheckpointError, match="holds 'notes.txt' but no run.json"):
+    with pytest.raises(CheckpointError, match=r"holds 'notes\.txt' but no run\.json"):
         prune_model(killed.model(), "2:4T", calibration=killed.data(), resume=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     with pytest.raises(OutputError, match="is no directory to write to"):

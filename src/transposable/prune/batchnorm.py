@@ -16,6 +16,7 @@ from transposable.prune.ranks import Ranks
 from transposable.prune.weights import Weights
 
 Stats = tuple[torch.Tensor, torch.Tensor]
+Saved = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Look = Callable[[str, _BatchNorm, torch.Tensor], None]
 
 
@@ -33,15 +34,20 @@ def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     }
 
 
-def saved(norms: Mapping[str, _BatchNorm]) -> dict[str, Stats]:
-    """Copies of the running means and variances."""
-    return {name: (_mean(norm).clone(), _var(norm).clone()) for name, norm in norms.items()}
+def saved(norms: Mapping[str, _BatchNorm]) -> dict[str, Saved]:
+    """Copies of the running means and variances, and of how many batches they are of."""
+    return {
+        name: (_mean(norm).clone(), _var(norm).clone(), _tracked(norm).clone())
+        for name, norm in norms.items()
+    }
 
 
-def restore(norms: Mapping[str, _BatchNorm], stats: Mapping[str, Stats]) -> None:
+def restore(norms: Mapping[str, _BatchNorm], stats: Mapping[str, Saved]) -> None:
     """Give batch norms the statistics that :func:`saved` copied."""
     for name, norm in norms.items():
-        _set(norm, *stats[name])
+        mean, var, tracked = stats[name]
+        _set(norm, mean, var)
+        _tracked(norm).copy_(tracked)
 
 
 @dataclass
@@ -87,8 +93,8 @@ def _matched(
     norms: Mapping[str, _BatchNorm], model: nn.Module, calls: Sequence[Call], weights: Weights
 ) -> _Sums:
     before = saved(norms)
-    means = {name: torch.zeros_like(mean) for name, (mean, _) in before.items()}
-    variances = {name: torch.zeros_like(var) for name, (_, var) in before.items()}
+    means = {name: torch.zeros_like(mean) for name, (mean, _, _) in before.items()}
+    variances = {name: torch.zeros_like(var) for name, (_, var, _) in before.items()}
     total: dict[str, int] = dict.fromkeys(norms, 0)
     for call in calls:
         dense: dict[str, list[Stats]] = {name: [] for name in norms}
@@ -109,7 +115,7 @@ def _matched(
             dense: Mapping[str, list[Stats]] = dense,
             samples: int = call.samples,
         ) -> None:
-            mean_before, var_before = before[name]
+            mean_before, var_before, _ = before[name]
             (mean_dense, var_dense), (mean, var) = dense[name].pop(0), _moments(x)
             ratio = (var + norm.eps) / (var_dense + norm.eps)
             new_mean = mean_before + mean - mean_dense
@@ -140,7 +146,7 @@ def estimate(model: nn.Module, calls: Sequence[Call], ranks: Ranks) -> None:
     norms = batch_norms(model)
     before = saved(norms)
     ranks.agree(lambda: _estimated(norms, model, calls))
-    batches = {name: _batches(norm) for name, norm in norms.items()}
+    batches = {name: int(_tracked(norm)) for name, norm in norms.items()}
     if ranks.size > 1:
         sums = _Sums(
             {name: _mean(norm) * batches[name] for name, norm in norms.items()},
@@ -148,11 +154,9 @@ def estimate(model: nn.Module, calls: Sequence[Call], ranks: Ranks) -> None:
             batches,
         )
         batches = sums.apply(norms, ranks)
+        for name, norm in norms.items():
+            _tracked(norm).fill_(batches[name])
     restore({name: norm for name, norm in norms.items() if not batches[name]}, before)
-
-
-def _batches(norm: _BatchNorm) -> int:
-    return 0 if norm.num_batches_tracked is None else int(norm.num_batches_tracked)
 
 
 def _estimated(norms: Mapping[str, _BatchNorm], model: nn.Module, calls: Sequence[Call]) -> None:
@@ -200,6 +204,11 @@ def _mean(norm: _BatchNorm) -> torch.Tensor:
 def _var(norm: _BatchNorm) -> torch.Tensor:
     assert norm.running_var is not None
     return norm.running_var
+
+
+def _tracked(norm: _BatchNorm) -> torch.Tensor:
+    assert norm.num_batches_tracked is not None
+    return norm.num_batches_tracked
 
 
 def _set(norm: _BatchNorm, mean: torch.Tensor, var: torch.Tensor) -> None:

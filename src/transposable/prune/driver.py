@@ -180,7 +180,9 @@ class Driver:
         for layer in layers:
             if layer.name == layer.tied[0]:
                 moments = found[layer.name].moments
-                self._ranks.add(moments.tensors())
+                # What is wanted of dense inputs follows from the others, below.
+                only = [moments.gram, moments.inputs]
+                self._ranks.add(moments.tensors() if from_pruned else only)
                 moments.count = sum(self._ranks.gather(moments.count))
         if not from_pruned:
             close(found, layers, self.weights)
