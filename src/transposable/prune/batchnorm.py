@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from transposable.prune.calibration import Call
 from transposable.prune.ranks import Ranks
+from transposable.prune.replay import run
 from transposable.prune.weights import Weights
 
 Stats = tuple[torch.Tensor, torch.Tensor]
@@ -126,9 +127,9 @@ def _matched(
             total[name] += samples
 
         with weights.all_dense(), _watched(norms, note):
-            call.run(model)
+            run(model, call)
         with _watched(norms, adapt):
-            call.run(model)
+            run(model, call)
         restore(norms, before)
     return _Sums(means, variances, total)
 
@@ -167,7 +168,7 @@ def _estimated(norms: Mapping[str, _BatchNorm], model: nn.Module, calls: Sequenc
             norm.momentum = None  # a plain mean over batches
             norm.train()
         for call in calls:
-            call.run(model)
+            run(model, call)
     finally:
         for name, norm in norms.items():
             norm.momentum = momenta[name]
@@ -177,10 +178,10 @@ def _estimated(norms: Mapping[str, _BatchNorm], model: nn.Module, calls: Sequenc
 @contextmanager
 def _watched(norms: Mapping[str, _BatchNorm], look: Look) -> Iterator[None]:
     def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def run(module: nn.Module, args: tuple[Any, ...]) -> None:
+        def before(module: nn.Module, args: tuple[Any, ...]) -> None:
             look(name, norms[name], args[0])
 
-        return run
+        return before
 
     handles = [norm.register_forward_pre_hook(hook(name)) for name, norm in norms.items()]
     try:

@@ -65,13 +65,13 @@ def _tried(model: nn.Module, chain: Chain, calls: Sequence[Call], counts: Counts
     if states is None:
         return None
     if len(calls) > 1:
-        run(model, calls[1], {}, _nothing)
+        run(model, calls[1])
     # Last block first, and after another batch: a block that looks at what an earlier one left
     # somewhere, or at a setting of the model around it, does not pass.
     for place in reversed(range(len(chain.blocks))):
         given, hidden, wanted = states.given[place], states.hidden[place], states.hidden[place + 1]
         try:
-            output = run(chain.blocks[place], _call(chain, given, hidden, calls[0]), {}, _nothing)
+            output = run(chain.blocks[place], _call(chain, given, hidden, calls[0]))
         except CalibrationError:  # the model as a whole did not fail on this batch
             return None
         if not _same(first_tensor(output), wanted):
@@ -110,7 +110,7 @@ class _Position:
         for dense, states in ((True, self.dense), (False, self.pruned)):
             with _weights(weights, dense):
                 for number, state in enumerate(states):
-                    output = run(self.module, self.call(number, dense), {}, _nothing)
+                    output = run(self.module, self.call(number, dense))
                     state.hidden = first_tensor(output)
         self.place += 1
 
@@ -240,7 +240,3 @@ def _same(found: torch.Tensor | None, wanted: torch.Tensor) -> bool:
 
 def _weights(weights: Weights, dense: bool) -> AbstractContextManager[None]:
     return weights.all_dense() if dense else nullcontext()
-
-
-def _nothing(name: str, x: torch.Tensor, y: torch.Tensor) -> None:
-    pass

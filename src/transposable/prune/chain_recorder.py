@@ -99,7 +99,7 @@ def find_slot(model: nn.Module, call: Call, chain: Chain) -> int | str | None:
     try:
         handles.append(chain.blocks[0].register_forward_hook(after, with_kwargs=True))
         handles.append(chain.blocks[1].register_forward_pre_hook(before, with_kwargs=True))
-        run(model, call, {}, lambda name, x, y: None)
+        run(model, call)
     finally:
         for handle in handles:
             handle.remove()
@@ -126,7 +126,7 @@ def record(
     """
     recorder = _Recorder(chain, keep)
     with recorder.watching():
-        run(model, call, {}, lambda name, x, y: None)
+        run(model, call)
     whole = recorder.next == len(chain.blocks) and not recorder.broken
     expected = {name: counts.get(name, 0) for name in chain.layers}
     return recorder.recording if whole and recorder.counts == expected else None

@@ -90,11 +90,11 @@ def _cached_by(module: nn.Module) -> Any:
 def run(
     module: nn.Module,
     call: Call,
-    layers: Mapping[str, nn.Module],
-    watch: Watch,
+    layers: Mapping[str, nn.Module] | None = None,
+    watch: Watch = lambda name, x, y: None,
     end_after: int | None = None,
 ) -> Any:
-    """Make one call of the model or of a block and watch some layers.
+    """Make one call of the model or of a block and watch some layers, if any.
 
     Returns:
         What the module returned, None if it was stopped after so many calls of layers.
@@ -122,7 +122,7 @@ def run(
 
     handles: list[torch.utils.hooks.RemovableHandle] = []
     try:
-        for name, layer in layers.items():
+        for name, layer in (layers or {}).items():
             handles.append(layer.register_forward_hook(hook(name), with_kwargs=True))
         return call.run(module)
     except End:
@@ -130,9 +130,10 @@ def run(
     except Exception as error:
         if watching or isinstance(error, CalibrationError):
             raise  # of what looks on, not of the model
-        where = f"after layer {reached[-1]!r}" if reached else "before any layer to prune"
+        where = f", after layer {reached[-1]!r}" if reached else ", before any layer to prune"
+        what = f"batch {call.number} ({call.shown()}){where if layers else ''}"
         raise CalibrationError(
-            f"calibration: the model failed on batch {call.number} ({call.shown()}), {where}: "
+            f"calibration: the model failed on {what}: "
             f"{type(error).__name__}: {error}; give batches that the model takes, or batch_to_args="
         ) from error
     finally:
