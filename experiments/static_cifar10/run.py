@@ -13,7 +13,7 @@ import torch
 
 from experiments import classify, figures, tables
 from experiments.command import Experiment, command
-from experiments.methods import Method
+from experiments.methods import Method, references
 from experiments.models.resnet import load_resnet
 from experiments.runs import Run, RunStore
 
@@ -27,6 +27,7 @@ METHODS = (
     Method("4:8T, 9 epochs", "4:8T", changes=LONGER),
 )
 CHECKPOINT = "models/resnet20_jpeg.safetensors"
+SCORE = tables.Score("top1", references(METHODS))
 
 
 def train(method: Method, run: Run, split: classify.Split, store: RunStore) -> dict[str, Any]:
@@ -36,19 +37,10 @@ def train(method: Method, run: Run, split: classify.Split, store: RunStore) -> d
 
 
 def table(document: dict[str, Any]) -> str:
-    grouped = tables.by_config(document)
-    rows = []
-    for config, runs in grouped.items():
-        difference = tables.paired(runs, grouped["dense"], "top1")
-        rows.append(
-            [
-                config,
-                str(len(runs)),
-                tables.spread(runs, "top1", ".2f"),
-                "" if config == "dense" else f"{difference:+.2f}",
-                f"{sum(run['train_loss'][-1] for run in runs) / len(runs):.4f}",
-            ]
-        )
+    rows = [
+        [*cells, f"{sum(run['train_loss'][-1] for run in runs) / len(runs):.4f}"]
+        for cells, runs in tables.compared(document, SCORE)
+    ]
     head = ("weights", "seeds", "top-1, % (lowest to highest)", "against dense", "training loss")
     return tables.markdown(head, rows)
 
@@ -61,10 +53,10 @@ EXPERIMENT = Experiment(
     needed=("cifar10/train_jpeg.npz", "cifar10/test.npz", CHECKPOINT),
     load=classify.load_split,
     train=train,
-    score="top1",
+    score=SCORE.key,
     draw=figures.drawing(
         figures.Panels(
-            score="top1",
+            score=SCORE,
             score_label="top-1 on the test images after the last epoch, %",
             curve="train_loss",
             curve_label="training loss",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from transposable.api import find_mask, solve
     from transposable.certificate import Certificate, Potentials, certify
     from transposable.errors import (
+        CalibrationError,
         CheckpointError,
         ControllerError,
         DependencyError,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         LayerError,
         LayoutError,
         MaskError,
+        MethodError,
         NoEffectWarning,
         OutputError,
         PatternError,
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Auto",
+    "CalibrationError",
     "Certificate",
     "CheckpointError",
     "ControllerError",
@@ -68,6 +71,7 @@ __all__ = [
     "Mask",
     "MaskController",
     "MaskError",
+    "MethodError",
     "NoEffectWarning",
     "OutputError",
     "Pattern",
@@ -111,7 +115,7 @@ _HOMES = (
     "train",
 )
 
-_PACKAGES = ("nn", "train")
+_PACKAGES = ("nn", "prune", "train")
 
 
 def __getattr__(name: str) -> Any:

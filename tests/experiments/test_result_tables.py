@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from matplotlib.figure import Figure
 
 from experiments import figures, tables
 from experiments.command import Experiment, command
-from experiments.methods import Method
+from experiments.methods import Method, references
 from experiments.runs import Run, RunStore
 
 NAMES = ("static_cifar10", "dynamic_cifar10", "finetune_minilm", "pretrain_gpt")
@@ -55,11 +56,54 @@ def test_the_figure_can_be_drawn(name: str, tmp_path: Path) -> None:
 
 
 def test_differences_are_taken_seed_by_seed() -> None:
+    score = tables.Score("x", {}, digits=1)
     dense = [{"seed": 0, "x": 1.0}, {"seed": 1, "x": 3.0}]
-    assert tables.paired([{"seed": 1, "x": 4.0}], dense, "x") == 1.0
-    assert tables.paired([{"seed": 2, "x": 4.0}], dense, "x") is None
-    assert tables.spread(dense, "x", ".1f") == "2.0 (1.0 to 3.0)"
-    assert tables.spread(dense[:1], "x", ".1f") == "1.0"
+    assert tables.paired([{"seed": 1, "x": 4.0}], dense, score) == 1.0
+    assert tables.paired([{"seed": 2, "x": 4.0}], dense, score) is None
+    assert tables.spread(dense, score) == "2.0 (1.0 to 3.0)"
+    assert tables.spread(dense[:1], score) == "1.0"
+    percent = tables.Score("x", {}, scale=100, relative=True)
+    assert tables.paired([{"seed": 1, "x": 4.5}], dense, percent) == 50.0
+    assert tables.spread(dense[:1], percent) == "100.00"
+
+
+LONGER = {"epochs": 9}
+LONG = (Method("long dense", changes=LONGER), Method("long 4:8T", "4:8T", changes=LONGER))
+REFERENCES = references((Method("dense"), Method("4:8T", "4:8T"), *LONG))
+
+
+def test_a_longer_schedule_has_its_own_reference() -> None:
+    assert REFERENCES == {
+        "dense": "dense",
+        "4:8T": "dense",
+        "long dense": "long dense",
+        "long 4:8T": "long dense",
+    }
+    patterns = (None, "4:8T", None, "4:8T")
+    runs = [
+        {"config": config, "seed": 0, "x": x, "settings": {"pattern": pattern}}
+        for config, x, pattern in zip(REFERENCES, (80.0, 79.5, 90.0, 89.75), patterns, strict=True)
+    ]
+    score = tables.Score("x", REFERENCES)
+    rows = [cells for cells, _ in tables.compared({"runs": runs}, score)]
+    assert [row[-1] for row in rows] == ["", "-0.50", "", "-0.25"]
+    unfinished = [cells for cells, _ in tables.compared({"runs": runs[3:]}, score)]
+    assert unfinished == [["long 4:8T", "1", "89.75", ""]]
+    panels = figures.Panels(score, "x", "curve", "c", targets=((-0.5, "-0.5"),))
+    for part, lines in (
+        (runs, {(80.0, -0.5, 1.5), (79.5, -0.5, 1.5), (90.0, 1.5, 3.5), (89.5, 1.5, 3.5)}),
+        (runs[3:], set()),
+    ):
+        panel = Figure().subplots()
+        figures.draw_scores(panel, tables.by_config({"runs": part}), panels)
+        drawn = [line.get_segments()[0] for line in panel.collections]
+        assert {(x, top, bottom) for (x, top), (_, bottom) in drawn} == lines
+
+
+@pytest.mark.parametrize("methods", [LONG[1:], (*LONG, Method("again", changes=LONGER))])
+def test_a_reference_is_one(methods: tuple[Method, ...]) -> None:
+    with pytest.raises(ValueError, match="dense configurations with its changes"):
+        references(methods)
 
 
 def test_only_the_table_of_a_readme_changes() -> None:
@@ -82,19 +126,21 @@ def counted(tmp_path: Path) -> tuple[Experiment, list[Run]]:
         done.append(run)
         return store.finish(run, {"score": 1.0 + run.seed, "curve": [2.0, 1.0], "data": data})
 
+    methods = (Method("dense"), Method("4:8T", "4:8T"))
+    score = tables.Score("score", references(methods), digits=1)
     return Experiment(
         folder=tmp_path,
-        methods=(Method("dense"), Method("4:8T", "4:8T")),
+        methods=methods,
         seeds=(0, 1),
         settings={"epochs": 2},
         needed=("file",),
         load=lambda data, held_out: held_out,
         train=train,
         score="score",
-        draw=figures.drawing(figures.Panels("score", "s", "curve", "c", targets=((-0.5, "t"),))),
+        draw=figures.drawing(figures.Panels(score, "s", "curve", "c", targets=((-0.5, "t"),))),
         table=lambda document: tables.markdown(
-            ("config", "score"),
-            [(c, tables.spread(r, "score", ".1f")) for c, r in tables.by_config(document).items()],
+            ("config", "seeds", "score", "against dense"),
+            [cells for cells, _ in tables.compared(document, score)],
         ),
     ), done
 
@@ -124,7 +170,9 @@ def test_command_trains_what_is_missing_and_publishes(
     assert [(r.config, r.seed) for r in done[1:]] == [("dense", 0), ("4:8T", 0), ("dense", 1)]
     document = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert [r["data"] for r in document["runs"]] == [False] * 4
-    assert "| 4:8T | 1.5 (1.0 to 2.0) |" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "| 4:8T | 2 | 1.5 (1.0 to 2.0) | +0.00 |" in (tmp_path / "README.md").read_text(
+        encoding="utf-8"
+    )
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
     again = run.invoke(command(experiment), options)

@@ -16,10 +16,11 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 from torch.nn import functional as F
 
+from resumed_runs import RECIPES, assert_resumed, same
 from transposable import MaskController, find_mask, sparsify
 from transposable.errors import CheckpointError, ControllerError, LayerError, RecipeError
 from transposable.nn import SparseLinear, refresh_masks
-from transposable.train import SRSTE, DenseStart, DenseTail, Recipe, Static
+from transposable.train import SRSTE, DenseTail, Recipe
 from transposable.train.callbacks.lightning import SparsityCallback
 
 
@@ -128,32 +129,6 @@ def _fit(
     return trainer
 
 
-def _records(callback: SparsityCallback) -> list[tuple[Any, ...]]:
-    return [(r.step, r.flip_rate, r.kept, r.gap) for r in callback.controller.history]
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Bit for bit, also inside an optimizer's state."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other) and one.dtype == other.dtype
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(_same, one, other))
-    return bool(one == other)
-
-
-RECIPES: list[str | Recipe] = [
-    "static",
-    "sr-ste",
-    "masked-decay",
-    "s-ste",
-    DenseTail(SRSTE(), at=3),
-    DenseTail(SRSTE(), at=7),
-    DenseStart(Static(), at=6),
-]
-
-
 @pytest.mark.parametrize(
     ("recipe", "precision"),
     [(recipe, "32-true") for recipe in RECIPES]
@@ -166,15 +141,15 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     """From Lightning's own checkpoints, bit for bit, also within an accumulation."""
     straight = SparsityCallback(recipe, refresh=2)
     first = _fit(tmp_path, [straight, SaveAlways(tmp_path)], precision=precision)
-    assert straight.controller.steps == first.global_step == 10
+    assert first.global_step == 10
+    whole = (first.lightning_module, first.optimizers[0], straight.controller)
     # within an accumulation, after a step, at the end of the epoch, within one of the next
     for place in ("0-2", "0-5", "0-8", "1-4"):
         resumed = SparsityCallback(recipe, refresh=2)
         second = _fit(tmp_path, [resumed], resume=tmp_path / f"{place}.ckpt", precision=precision)
-        assert resumed.controller.steps == second.global_step == 10
-        assert _same(first.lightning_module.state_dict(), second.lightning_module.state_dict())
-        assert _same(first.optimizers[0].state_dict(), second.optimizers[0].state_dict())
-        assert _records(straight) == _records(resumed)
+        assert second.global_step == 10
+        parts = (second.lightning_module, second.optimizers[0], resumed.controller)
+        assert_resumed(parts, whole, steps=10)
 
 
 def test_gradients_are_saved_within_an_accumulation_only(tmp_path: Path) -> None:
@@ -263,9 +238,9 @@ def test_the_best_checkpoint_tests_and_loads(tmp_path: Path) -> None:
     trainer.test(module, Batches(), ckpt_path=keep.best_model_path, verbose=False)
     assert callback.controller.steps == 10
     saved = torch.load(keep.best_model_path, weights_only=True)
-    assert _same(dict(module.state_dict()), dict(saved["state_dict"]))
+    assert same(dict(module.state_dict()), dict(saved["state_dict"]))
     fresh = Net.load_from_checkpoint(keep.best_model_path)
-    assert _same(dict(fresh.state_dict()), dict(saved["state_dict"]))
+    assert same(dict(fresh.state_dict()), dict(saved["state_dict"]))
     with pytest.raises(CheckpointError, match="pattern 4:8T, and the checkpoint holds 2:4T"):
         Net(pattern="4:8T").load_state_dict(saved["state_dict"])
 
@@ -384,7 +359,7 @@ def test_a_ready_controller(tmp_path: Path) -> None:
         again.model,
         resume=tmp_path / "0-5.ckpt",
     )
-    assert _same(module.state_dict(), again.model.state_dict())
+    assert same(module.state_dict(), again.model.state_dict())
     with pytest.raises(ControllerError, match=r"'net\.0' of the controller is not in the Net"):
         _fit(tmp_path, [SparsityCallback(controller=controller)])
 

@@ -19,10 +19,11 @@ from transformers import (
     TrainingArguments,
 )
 
+from resumed_runs import RECIPES, assert_resumed, same
 from transposable import MaskController, find_mask, sparsify
 from transposable.errors import CheckpointError, ControllerError, LayerError, RecipeError
 from transposable.nn import sparse_layers
-from transposable.train import SRSTE, DenseStart, DenseTail, Recipe, Static
+from transposable.train import SRSTE, DenseTail, Recipe
 from transposable.train.callbacks.transformers import SparsityCallback
 
 
@@ -83,37 +84,9 @@ def _trainer(
     )
 
 
-def _history(callback: SparsityCallback) -> list[dict[str, Any]]:
-    """The history without wall times."""
-    records = [record.as_dict() for record in callback.controller.history]
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
-
-
 def _logged(trainer: Trainer, key: str) -> dict[int, float]:
     """A figure of the Trainer's log by step."""
     return {log["step"]: log[key] for log in trainer.state.log_history if key in log}
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Bit for bit, also inside an optimizer's state."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other) and one.dtype == other.dtype
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(_same, one, other))
-    return bool(one == other)
-
-
-RECIPES: list[str | Recipe] = [
-    "static",
-    "sr-ste",
-    "masked-decay",
-    "s-ste",
-    DenseTail(SRSTE(), at=3),
-    DenseTail(SRSTE(), at=6),
-    DenseStart(Static(), at=6),
-]
 
 
 @pytest.mark.parametrize(
@@ -128,10 +101,11 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     first.train()
     second = _trainer(tmp_path, [resumed], bf16=bf16)
     second.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
-    assert resumed.controller.steps == straight.controller.steps == 8
-    assert _same(first.model.state_dict(), second.model.state_dict())
-    assert _same(first.optimizer.state_dict(), second.optimizer.state_dict())
-    assert _history(straight) == _history(resumed)
+    runs = [
+        (trainer.model, trainer.optimizer, callback.controller)
+        for trainer, callback in ((first, straight), (second, resumed))
+    ]
+    assert_resumed(*runs, steps=8)
     losses = [
         [log["loss"] for log in t.state.log_history if "loss" in log] for t in (first, second)
     ]
@@ -195,7 +169,7 @@ def test_a_step_that_a_gradient_scaler_skips_counts_as_for_the_trainer(tmp_path:
 
     trainer.model.bert.pooler.dense.weight.register_hook(overflow_in_the_second_step)
     trainer.train()
-    skipped = [_same(watch.weights[step], watch.weights[step + 1]) for step in range(7)]
+    skipped = [same(watch.weights[step], watch.weights[step + 1]) for step in range(7)]
     assert skipped == [False, True, False, False, False, False, False]
     assert callback.controller.steps == trainer.state.global_step == 8
 
@@ -261,7 +235,7 @@ def test_the_best_model_comes_back_with_its_masks(tmp_path: Path) -> None:
     trainer.train()
     assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-4")
     best = load_file(tmp_path / "checkpoint-4" / "model.safetensors")
-    assert _same(dict(trainer.model.state_dict()), best)
+    assert same(dict(trainer.model.state_dict()), best)
     assert {layer.weighting for layer in sparse_layers(trainer.model).values()} == {"masked"}
 
 
@@ -369,7 +343,7 @@ def test_after_an_interrupted_run_the_term_is_added_once(tmp_path: Path) -> None
         trainer = _trainer(tmp_path, [SparsityCallback(SRSTE(0.5))], net, save_strategy="no")
         trainer.train()
         finals.append(dict(net.state_dict()))
-    assert _same(*finals)
+    assert same(*finals)
 
 
 def test_a_controller_of_another_model(tmp_path: Path) -> None:
@@ -459,4 +433,4 @@ def test_a_real_encoder(tmp_path: Path) -> None:
         )
         trainer.train(resume_from_checkpoint=resume)
         runs.append(dict(trainer.model.state_dict()))
-    assert _same(*runs)
+    assert same(*runs)

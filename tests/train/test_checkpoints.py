@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -43,6 +44,9 @@ RECIPES: list[Recipe] = [
 ]
 SCHEDULES: list[Schedule] = [Every(1), Every(2), Until(3, 1), Growing(1, 2.0), Never()]
 STEPS, MICRO = 6, 2
+LAST = STEPS * (MICRO + 1)
+PARTS = ("model", "opt", "lr", "ctl")
+PATTERNS = {"0": "2:4T", "3": "4:8T"}
 
 
 class Script:
@@ -54,6 +58,8 @@ class Script:
         refresh: Schedule,
         optimizer: str,
         *,
+        solver: str = "auto",
+        patterns: dict[str, str] = PATTERNS,
         seed: int = 0,
         late: bool = False,
     ) -> None:
@@ -61,7 +67,7 @@ class Script:
         self.model = nn.Sequential(
             nn.Conv2d(4, 8, 2), nn.Tanh(), nn.Flatten(), nn.Linear(32, 16), nn.Linear(16, 4)
         )
-        sparsify(self.model, {"0": "2:4T", "3": "4:8T"})
+        sparsify(self.model, patterns)
         kinds: dict[str, Any] = {
             "sgd": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.01),
             "adamw": lambda p: torch.optim.AdamW(p, 0.05, weight_decay=0.1),
@@ -69,7 +75,7 @@ class Script:
         }
         self.opt: torch.optim.Optimizer = kinds[optimizer](self.model.parameters())
         self.lr = torch.optim.lr_scheduler.CosineAnnealingLR(self.opt, STEPS)
-        self.settings = (recipe, refresh)
+        self.settings = (recipe, refresh, solver)
         self.ctl: Any = None
         if not late:
             self.make_controller()
@@ -93,11 +99,17 @@ class Script:
 
     def save(self) -> dict[str, Any]:
         file = io.BytesIO()
-        parts = {name: getattr(self, name).state_dict() for name in ("model", "opt", "lr", "ctl")}
+        parts = {name: getattr(self, name).state_dict() for name in PARTS}
         torch.save(parts, file)
         file.seek(0)
         loaded: dict[str, Any] = torch.load(file, weights_only=True)
         return loaded
+
+    def load(self, saved: dict[str, Any], order: Sequence[str] = PARTS) -> None:
+        for part in order:
+            if part == "ctl" and self.ctl is None:
+                self.make_controller()
+            getattr(self, part).load_state_dict(saved[part])
 
     def everything(self) -> dict[str, torch.Tensor]:
         found = {f"model.{k}": v for k, v in self.model.state_dict().items()}
@@ -126,8 +138,8 @@ class Script:
     recipe=st.sampled_from(RECIPES),
     refresh=st.sampled_from(SCHEDULES),
     optimizer=st.sampled_from(["sgd", "adamw", "fused"]),
-    stop=st.integers(0, STEPS * (MICRO + 1)),
-    order=st.permutations(["model", "opt", "lr", "ctl"]),
+    stop=st.integers(0, LAST),
+    order=st.permutations(PARTS),
     late=st.booleans(),
 )
 @settings(max_examples=40)
@@ -135,23 +147,19 @@ def test_stopped_anywhere_and_loaded_in_any_order(
     recipe: Recipe, refresh: Schedule, optimizer: str, stop: int, order: list[str], late: bool
 ) -> None:
     """With the controller made at the start, or (late) when its own state is loaded."""
-    last = STEPS * (MICRO + 1)
     straight = Script(recipe, refresh, optimizer)
-    straight.go_on(0, last)
+    straight.go_on(0, LAST)
     first = Script(recipe, refresh, optimizer)
     first.go_on(0, stop)
     saved = first.save()
     second = Script(recipe, refresh, optimizer, seed=1, late=late)
-    for part in order:
-        if part == "ctl" and second.ctl is None:
-            second.make_controller()
-        getattr(second, part).load_state_dict(saved[part])
+    second.load(saved, order)
     second.must_equal(first)
-    second.go_on(stop, last)
+    second.go_on(stop, LAST)
     second.must_equal(straight)
 
 
-@given(stop=st.integers(0, STEPS * (MICRO + 1)), recipe=st.sampled_from(RECIPES))
+@given(stop=st.integers(0, LAST), recipe=st.sampled_from(RECIPES))
 @settings(max_examples=12)
 def test_going_back_in_the_same_process(stop: int, recipe: Recipe) -> None:
     """Loading an earlier checkpoint undoes all that came after it, pending gradients included."""
@@ -159,13 +167,12 @@ def test_going_back_in_the_same_process(stop: int, recipe: Recipe) -> None:
     script.go_on(0, stop)
     saved, before = script.save(), Script(recipe, Every(1), "adamw")
     before.go_on(0, stop)
-    script.go_on(stop, STEPS * (MICRO + 1) - 1)
-    for part in ("model", "opt", "lr", "ctl"):
-        getattr(script, part).load_state_dict(copy.deepcopy(saved[part]))
+    script.go_on(stop, LAST - 1)
+    script.load(copy.deepcopy(saved))
     if before.opt.state:  # torch keeps an optimizer's state that a checkpoint does not have
         script.must_equal(before)
-    script.go_on(stop, STEPS * (MICRO + 1))
-    before.go_on(stop, STEPS * (MICRO + 1))
+    script.go_on(stop, LAST)
+    before.go_on(stop, LAST)
     if stop > MICRO:
         script.must_equal(before)
 
@@ -183,8 +190,7 @@ def test_stopped_inside_a_step(moment: str) -> None:
         if stop:
             saved = script.save()
             script = Script(SRSTE(0.3), Every(1), "sgd", seed=3)
-            for part in ("ctl", "model", "opt", "lr"):
-                getattr(script, part).load_state_dict(saved[part])
+            script.load(saved, ("ctl", "model", "opt", "lr"))
             with pytest.raises(Exception, match="has its term"):
                 script.ctl.before_step()
         if moment == "term added":
@@ -192,14 +198,18 @@ def test_stopped_inside_a_step(moment: str) -> None:
         script.ctl.step()
         script.opt.zero_grad()
         script.lr.step()
-        script.go_on(2 * (MICRO + 1), STEPS * (MICRO + 1))
+        script.go_on(2 * (MICRO + 1), LAST)
         runs.append(script)
     runs[0].must_equal(runs[1])
 
 
-def saved_run(recipe: Recipe | None = None) -> tuple[Script, dict[str, Any]]:
-    script = Script(recipe or SRSTE(0.3), Every(2), "sgd")
-    script.go_on(0, 4 * (MICRO + 1) + 1)
+STOP = 4 * (MICRO + 1) + 1
+
+
+def saved_run() -> tuple[Script, dict[str, Any]]:
+    """A run after four steps and one backward pass, and its controller's state."""
+    script = Script(SRSTE(0.3), Every(2), "sgd")
+    script.go_on(0, STOP)
     return script, script.save()["ctl"]
 
 
@@ -227,8 +237,7 @@ def test_another_run_is_refused_unless_asked_for(
     recipe: Recipe, refresh: Schedule, solver: str, match: str
 ) -> None:
     _, state = saved_run()
-    other = Script(recipe, refresh, "sgd", seed=1, late=True)
-    other.ctl = MaskController(other.model, recipe, refresh, solver)
+    other = Script(recipe, refresh, "sgd", solver=solver, seed=1)
     other.go_on(0, 2)
     assert_refused(other, state, match)
     other.ctl.load_state_dict(state, strict=False)
@@ -253,12 +262,7 @@ def test_other_layers_or_patterns_are_refused(
     patterns: dict[str, str], match: str, strict: bool
 ) -> None:
     _, state = saved_run()
-    other = Script(SRSTE(0.3), Every(2), "sgd", late=True)
-    other.model = nn.Sequential(
-        nn.Conv2d(4, 8, 2), nn.Tanh(), nn.Flatten(), nn.Linear(32, 16), nn.Linear(16, 4)
-    )
-    sparsify(other.model, patterns)
-    other.make_controller()
+    other = Script(SRSTE(0.3), Every(2), "sgd", patterns=patterns)
     assert_refused(other, state, match, strict=strict)
 
 
@@ -332,10 +336,10 @@ def test_a_state_is_a_copy() -> None:
     script, _ = saved_run()
     state = script.ctl.state_dict()
     frozen = copy.deepcopy(state)
-    script.go_on(4 * (MICRO + 1) + 1, STEPS * (MICRO + 1))
+    script.go_on(STOP, LAST)
     other = Script(SRSTE(0.3), Every(2), "sgd")
     other.ctl.load_state_dict(state)
-    other.go_on(4 * (MICRO + 1) + 1, STEPS * (MICRO + 1))
+    other.go_on(STOP, LAST)
     for name, value in state["gradients"].items():
         assert torch.equal(value, frozen["gradients"][name])
     assert state["history"]["kept"] == frozen["history"]["kept"]

@@ -406,6 +406,20 @@ def test_densify_before_close() -> None:
     opt.step()
 
 
+def test_each_optimizer_is_checked_for_its_own_layers() -> None:
+    model = make()
+    ctl, optimizers = MaskController(model, "sr-ste"), {n: sgd(model[n]) for n in (0, 2, 3)}
+    backward(model)
+    densify(model)
+    for number in (0, 2):
+        before = model[number].weight.clone()
+        with pytest.raises(ControllerError, match=f"step.: layer '{number}' is no sparse layer"):
+            optimizers[number].step()
+        assert torch.equal(model[number].weight, before)
+    optimizers[3].step()  # was never sparse
+    ctl.close()
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 @recipes
 def test_a_copy_trains_its_own_copy_of_the_model(

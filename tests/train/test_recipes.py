@@ -37,6 +37,7 @@ from transposable.train import (
     MaskedDecay,
     Never,
     Recipe,
+    Refresh,
     Schedule,
     Static,
     Until,
@@ -69,14 +70,14 @@ def start(seed: int = 0) -> dict[str, torch.Tensor]:
     }
 
 
-def batches(steps: int = STEPS, size: int = 6) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
     generator = torch.Generator().manual_seed(99)
     return [
         (
-            torch.randn(size, IN, generator=generator, dtype=torch.float64),
-            torch.randn(size, OUT, generator=generator, dtype=torch.float64),
+            torch.randn(6, IN, generator=generator, dtype=torch.float64),
+            torch.randn(6, OUT, generator=generator, dtype=torch.float64),
         )
-        for _ in range(steps)
+        for _ in range(STEPS)
     ]
 
 
@@ -129,6 +130,34 @@ OPTIMIZER_ROWS: dict[str, tuple[Callable, Callable]] = {
 }
 
 
+class Run:
+    """The net, its optimizer and its controller, in the order in which a script makes them."""
+
+    def __init__(
+        self,
+        recipe: str | Recipe,
+        pattern: str,
+        solver: str = "auto",
+        refresh: int | Schedule | None = None,
+        optimizer: Callable = lambda p: torch.optim.SGD(p, 0.3),
+    ) -> None:
+        self.model = Net(start())
+        self.opt = optimizer(self.model.parameters())
+        sparsify(self.model, pattern, solver=solver)
+        self.ctl = MaskController(self.model, recipe=recipe, refresh=refresh, solver=solver)
+
+    def step(
+        self, x: torch.Tensor, target: torch.Tensor, clip: float | None = None
+    ) -> Refresh | None:
+        (self.model(x) - target).square().sum(1).mean().backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        self.opt.step()
+        record = self.ctl.step()
+        self.opt.zero_grad()
+        return record
+
+
 def compare(
     recipe: Recipe,
     pattern: str,
@@ -136,30 +165,20 @@ def compare(
     refresh: int | Schedule,
     optimizer: Callable,
     reference: Training,
-    steps: int = STEPS,
 ) -> MaskController:
     """Train with the library and with the reference: the same weights and masks at every step."""
-    model = Net(start())
-    opt = optimizer(model.parameters())
-    sparsify(model, pattern, solver=solver)
-    ctl = MaskController(model, recipe=recipe, refresh=refresh, solver=solver)
-    for step, (x, target) in enumerate(batches(steps), start=1):
-        loss = (model(x) - target).square().sum(1).mean()
-        loss.backward()
-        if reference.clip is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), reference.clip)
-        opt.step()
-        ctl.step()
-        opt.zero_grad()
+    run = Run(recipe, pattern, solver, refresh, optimizer)
+    for step, (x, target) in enumerate(batches(), start=1):
+        run.step(x, target, reference.clip)
         reference.step(x, target)
-        for name, layer in sparse_layers(model).items():
+        for name, layer in sparse_layers(run.model).items():
             where = f"weight {name} after step {step}"
             torch.testing.assert_close(
                 layer.weight.detach(), reference.weights[name], rtol=1e-9, atol=1e-12, msg=where
             )
-            if ctl.sparse:
+            if run.ctl.sparse:
                 assert torch.equal(layer.mask, reference.mask[name]), where
-    return ctl
+    return run.ctl
 
 
 @pytest.mark.parametrize("schedule", SCHEDULE_ROWS)
@@ -218,17 +237,11 @@ def test_dense_before_and_after(
 def test_history_is_what_happened(masks: str) -> None:
     """Flip rate: the share of the entries of all masks that changed (FST)."""
     pattern, solver, _, _ = MASK_ROWS[masks]
-    model = Net(start())
-    sparsify(model, pattern, solver=solver)
-    ctl = MaskController(model, recipe="ste", refresh=2, solver=solver)
-    opt = torch.optim.SGD(model.parameters(), 0.3)
-    layers = list(sparse_layers(model).values())
+    run = Run("ste", pattern, solver, refresh=2)
+    ctl, layers = run.ctl, list(sparse_layers(run.model).values())
     for x, target in batches():
         before = torch.cat([layer.mask.flatten() for layer in layers])
-        (model(x) - target).square().sum(1).mean().backward()
-        opt.step()
-        record = ctl.step()
-        opt.zero_grad()
+        record = run.step(x, target)
         after = torch.cat([layer.mask.flatten() for layer in layers])
         assert (record is None) == bool(ctl.steps % 2)
         if record is None:
@@ -263,9 +276,7 @@ def test_every_recipe_has_a_row() -> None:
 
 @pytest.mark.parametrize("recipe", [row.recipe for row in RECIPE_ROWS.values()], ids=RECIPE_ROWS)
 def test_names_make_the_recipe(recipe: Recipe) -> None:
-    model = Net(start())
-    sparsify(model, "2:4T")
-    assert type(MaskController(model, recipe=type(recipe).name).recipe) is type(recipe)
+    assert type(Run(type(recipe).name, "2:4T").ctl.recipe) is type(recipe)
 
 
 floats = st.floats(-4, 4, allow_nan=False, width=32)
@@ -331,16 +342,10 @@ def test_soft_scale_is_the_least_squares_one(data: st.DataObject) -> None:
 
 
 def test_soft_scale_stays_when_the_weights_move() -> None:
-    model = Net(start())
-    sparsify(model, "2:4")
-    ctl = MaskController(model, recipe="s-ste")
-    before = {name: layer.scale.clone() for name, layer in sparse_layers(model).items()}
-    opt = torch.optim.SGD(model.parameters(), 0.5)
+    run = Run("s-ste", "2:4")
+    before = {name: layer.scale.clone() for name, layer in sparse_layers(run.model).items()}
     for x, target in batches():
-        (model(x) - target).square().mean().backward()
-        opt.step()
-        ctl.step()
-        opt.zero_grad()
-    for name, layer in sparse_layers(model).items():
+        run.step(x, target)
+    for name, layer in sparse_layers(run.model).items():
         assert torch.equal(layer.scale, before[name])
         assert layer.scale != functional.soft_scale(layer.weight, layer.mask, 4)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.conv import _ConvNd
 
 from transposable.layout import Layout
 from transposable.nn.layer import SparseLayer
@@ -69,7 +70,25 @@ def _no_fast_path(module: nn.Module, inputs: Any) -> None:
     """
 
 
-class SparseConv1d(SparseLayer, nn.Conv1d):
+class _SparseConv(SparseLayer, _ConvNd):
+    """What the sparse convolutions share; mixed into a dense one, whose operator it calls."""
+
+    def __init__(
+        self, *args: Any, pattern: str | Pattern, solver: str | Solver = "auto", **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._convert(self, pattern, solver, type(self).__name__)
+
+    @classmethod
+    def layout_of(cls, dense: nn.Module) -> Layout:
+        return Layout("conv", dense.groups)  # type: ignore[arg-type]
+
+    def dense_forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self._conv_forward(x, weight, self.bias)
+        return y
+
+
+class SparseConv1d(_SparseConv, nn.Conv1d):
     """``nn.Conv1d`` whose weight [Cout, Cin/groups, k] is masked at every kernel position.
 
     Args:
@@ -86,22 +105,8 @@ class SparseConv1d(SparseLayer, nn.Conv1d):
 
     dense_class: ClassVar[type[nn.Module]] = nn.Conv1d
 
-    def __init__(
-        self, *args: Any, pattern: str | Pattern, solver: str | Solver = "auto", **kwargs: Any
-    ) -> None:
-        nn.Conv1d.__init__(self, *args, **kwargs)
-        self._convert(self, pattern, solver, type(self).__name__)
 
-    @classmethod
-    def layout_of(cls, dense: nn.Module) -> Layout:
-        return Layout("conv", dense.groups)  # type: ignore[arg-type]
-
-    def dense_forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self._conv_forward(x, weight, self.bias)
-        return y
-
-
-class SparseConv2d(SparseLayer, nn.Conv2d):
+class SparseConv2d(_SparseConv, nn.Conv2d):
     """``nn.Conv2d`` whose weight [Cout, Cin/groups, kh, kw] is masked at every kernel position.
 
     Args:
@@ -117,17 +122,3 @@ class SparseConv2d(SparseLayer, nn.Conv2d):
     """
 
     dense_class: ClassVar[type[nn.Module]] = nn.Conv2d
-
-    def __init__(
-        self, *args: Any, pattern: str | Pattern, solver: str | Solver = "auto", **kwargs: Any
-    ) -> None:
-        nn.Conv2d.__init__(self, *args, **kwargs)
-        self._convert(self, pattern, solver, type(self).__name__)
-
-    @classmethod
-    def layout_of(cls, dense: nn.Module) -> Layout:
-        return Layout("conv", dense.groups)  # type: ignore[arg-type]
-
-    def dense_forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self._conv_forward(x, weight, self.bias)
-        return y

@@ -17,7 +17,7 @@ from transposable.prune.replay import run
 from transposable.prune.weights import Weights
 
 Stats = tuple[torch.Tensor, torch.Tensor]
-Saved = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Saved = tuple[torch.Tensor, ...]
 Look = Callable[[str, _BatchNorm, torch.Tensor], None]
 
 
@@ -36,19 +36,15 @@ def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
 
 
 def saved(norms: Mapping[str, _BatchNorm]) -> dict[str, Saved]:
-    """Copies of the running means and variances, and of how many batches they are of."""
-    return {
-        name: (_mean(norm).clone(), _var(norm).clone(), _tracked(norm).clone())
-        for name, norm in norms.items()
-    }
+    """Copies of the running statistics."""
+    return {name: tuple(b.clone() for b in _buffers(norm)) for name, norm in norms.items()}
 
 
 def restore(norms: Mapping[str, _BatchNorm], stats: Mapping[str, Saved]) -> None:
     """Give batch norms the statistics that :func:`saved` copied."""
     for name, norm in norms.items():
-        mean, var, tracked = stats[name]
-        _set(norm, mean, var)
-        _tracked(norm).copy_(tracked)
+        for buffer, value in zip(_buffers(norm), stats[name], strict=True):
+            buffer.copy_(value)
 
 
 @dataclass
@@ -74,11 +70,13 @@ class _Sums:
 def match(model: nn.Module, calls: Sequence[Call], weights: Weights, ranks: Ranks) -> None:
     """Move running statistics by what pruning changed on the calibration data.
 
-        mean += mean_pruned - mean_dense,   var *= var_pruned / var_dense
+        r = var_pruned / var_dense,   var <- r var,
+        mean <- mean_pruned + sqrt(r) (mean - mean_dense)
 
-    with the moments of a batch norm's input over a batch, and then the mean over batches. A new
-    estimate would also take the difference between calibration and training data (plain images and
-    augmented ones, say) for an effect of pruning; this does not.
+    with the moments of a batch norm's input over a batch, and then the mean over batches: on the
+    calibration data its output has the moments that it had in the dense model. A new estimate would
+    also take the difference between calibration and training data (plain images and augmented
+    ones, say) for an effect of pruning; this does not.
 
     Args:
         model: in evaluation mode, with its pruned weights.
@@ -94,8 +92,8 @@ def _matched(
     norms: Mapping[str, _BatchNorm], model: nn.Module, calls: Sequence[Call], weights: Weights
 ) -> _Sums:
     before = saved(norms)
-    means = {name: torch.zeros_like(mean) for name, (mean, _, _) in before.items()}
-    variances = {name: torch.zeros_like(var) for name, (_, var, _) in before.items()}
+    means = {name: torch.zeros_like(mean) for name, (mean, *_) in before.items()}
+    variances = {name: torch.zeros_like(var) for name, (_, var, *_) in before.items()}
     total: dict[str, int] = dict.fromkeys(norms, 0)
     for call in calls:
         dense: dict[str, list[Stats]] = {name: [] for name in norms}
@@ -116,10 +114,10 @@ def _matched(
             dense: Mapping[str, list[Stats]] = dense,
             samples: int = call.samples,
         ) -> None:
-            mean_before, var_before, _ = before[name]
+            mean_before, var_before, *_ = before[name]
             (mean_dense, var_dense), (mean, var) = dense[name].pop(0), _moments(x)
             ratio = (var + norm.eps) / (var_dense + norm.eps)
-            new_mean = mean_before + mean - mean_dense
+            new_mean = mean + ratio.sqrt() * (mean_before - mean_dense)
             new_var = ((var_before + norm.eps) * ratio - norm.eps).clamp_(min=0)
             _set(norm, new_mean, new_var)
             means[name] += samples * new_mean
@@ -195,6 +193,11 @@ def _moments(x: torch.Tensor) -> Stats:
     axes = [axis for axis in range(x.ndim) if axis != 1]
     var, mean = torch.var_mean(x.float(), axes, correction=0)
     return mean, var
+
+
+def _buffers(norm: _BatchNorm) -> list[torch.Tensor]:
+    found = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
+    return [buffer for buffer in found if buffer is not None]
 
 
 def _mean(norm: _BatchNorm) -> torch.Tensor:

@@ -132,5 +132,4 @@ def _without_bias(layer: Layer, y: torch.Tensor) -> torch.Tensor:
     bias = layer.bias
     if bias is None:
         return y
-    space = layer.weight.ndim - 2 if layer.reading.conv else 0
-    return y - bias.reshape(-1, *[1] * space)
+    return y - bias.reshape(-1, *[1] * layer.reading.space)

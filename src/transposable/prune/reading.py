@@ -29,7 +29,7 @@ class Reading:
         positions: kernel positions; 1 but for convolutions.
         channels: inputs of one group at one kernel position.
         stored_in_out: whether the weight is stored [in, out].
-        conv: whether inputs are [batch, channels, *space].
+        space: dimensions that a convolution runs over, 0 for a linear layer.
     """
 
     groups: int
@@ -37,7 +37,7 @@ class Reading:
     positions: int
     channels: int
     stored_in_out: bool = False
-    conv: bool = False
+    space: int = 0
 
     @classmethod
     def of(cls, module: nn.Module) -> Reading:
@@ -52,10 +52,15 @@ class Reading:
         if isinstance(module, (nn.Conv1d, nn.Conv2d)):
             out, channels, *kernel = weight.shape
             groups = module.groups
-            return cls(groups, out // groups, math.prod(kernel), channels, conv=True)
+            return cls(groups, out // groups, math.prod(kernel), channels, space=len(kernel))
         if isinstance(module, nn.Linear):
             return cls(1, weight.shape[0], 1, weight.shape[1])
         return cls(1, weight.shape[1], 1, weight.shape[0], stored_in_out=True)
+
+    @property
+    def conv(self) -> bool:
+        """Whether inputs are [batch, channels, *space]."""
+        return self.space > 0
 
     @property
     def cols(self) -> int:
@@ -95,8 +100,8 @@ class Reading:
         """What a layer returned, as [groups, samples, rows]."""
         if not self.conv:
             return y.reshape(1, -1, self.rows)
-        space = y.ndim - 1 if y.shape[0] == self.groups * self.rows and y.ndim < 3 else y.ndim - 2
-        batched = y.reshape(-1, self.groups, self.rows, math.prod(y.shape[y.ndim - space :]))
+        positions = math.prod(y.shape[y.ndim - self.space :])
+        batched = y.reshape(-1, self.groups, self.rows, positions)
         return batched.permute(1, 0, 3, 2).reshape(self.groups, -1, self.rows)
 
     def inputs(self, module: nn.Module, x: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -105,7 +110,7 @@ class Reading:
             yield x.reshape(1, -1, self.cols)
             return
         assert isinstance(module, (nn.Conv1d, nn.Conv2d))
-        if x.ndim == module.weight.ndim - 1:
+        if x.ndim == self.space + 1:
             x = x.unsqueeze(0)
         padded = _padded(module, x)
         out = _output_size(module, padded)

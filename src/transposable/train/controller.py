@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
@@ -282,11 +283,12 @@ class MaskController:
 
     def _before(self, optimizer: Optimizer, parameters: set[int], again: bool) -> None:
         self._reshard()
-        mine = [ly for ly in self.layers.values() if id(ly.weight) in parameters]
+        mine = {n: ly for n, ly in self.layers.items() if id(ly.weight) in parameters}
         # Layers that a newer controller has taken over are left to that one.
-        if all(_owner(layer) is not self for layer in mine):
+        if all(_owner(layer) is not self for layer in mine.values()):
             return
-        self._check_ready("optimizer step")
+        # The others are checked by step(): a model may have an optimizer for every layer.
+        self._check_layers(mine, "optimizer step")
         if _only_initialises(optimizer):
             return
         # Fused optimizers unscale inside their kernel.
@@ -294,9 +296,12 @@ class MaskController:
         self._terms.optimizer_steps(parameters, scale, again, self.sparse)
 
     def _check_ready(self, operation: str) -> None:
-        """Raise unless the layers are those that the controller was made for."""
         self._reshard()
-        for name, layer in self.layers.items():
+        self._check_layers(self.layers, operation)
+
+    def _check_layers(self, layers: Mapping[str, SparseLayer], operation: str) -> None:
+        """Raise unless the layers are those that the controller was made for."""
+        for name, layer in layers.items():
             if not isinstance(layer, SparseLayer):
                 raise ControllerError(
                     f"MaskController ({operation}): layer {name!r} is no sparse layer any more but "

@@ -93,6 +93,29 @@ class Binding:
                 )
 
 
+class ControlledCallback:
+    """What the callbacks share: what they are made with, and their controller."""
+
+    def __init__(
+        self,
+        recipe: str | Recipe = "static",
+        refresh: int | Schedule | None = None,
+        solver: str | Solver = "auto",
+        *,
+        controller: MaskController | None = None,
+    ) -> None:
+        self._binding = Binding(recipe, refresh, solver, controller)
+
+    @property
+    def controller(self) -> MaskController:
+        """The controller of the current or the last run.
+
+        Raises:
+            ControllerError: before the first run, if none was given.
+        """
+        return self._binding.controller
+
+
 def figures(record: Refresh) -> dict[str, float]:
     """What goes into the log of a framework."""
     return {

@@ -6,11 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from transposable.errors import CheckpointError, ControllerError, DependencyError
-from transposable.solvers import Solver
-from transposable.train.callbacks.binding import Binding, figures
-from transposable.train.controller import MaskController
-from transposable.train.recipes import Recipe
-from transposable.train.schedules import Schedule
+from transposable.train.callbacks.binding import ControlledCallback, figures
 
 
 def _callback_class() -> Any:
@@ -26,7 +22,7 @@ def _callback_class() -> Any:
     ) from missing
 
 
-class SparsityCallback(_callback_class()):  # type: ignore[misc]
+class SparsityCallback(ControlledCallback, _callback_class()):  # type: ignore[misc]
     """Trains the sparse layers of a LightningModule by a recipe.
 
         sparsify(module, "2:4T", exclude="head")
@@ -58,30 +54,12 @@ class SparsityCallback(_callback_class()):  # type: ignore[misc]
         {}
     """
 
-    def __init__(
-        self,
-        recipe: str | Recipe = "static",
-        refresh: int | Schedule | None = None,
-        solver: str | Solver = "auto",
-        *,
-        controller: MaskController | None = None,
-    ) -> None:
-        self._binding = Binding(recipe, refresh, solver, controller)
-        self._loaded: dict[str, Any] | None = None
-        self._fresh = True
-        self._fitting = False
-        self._accumulating = False
-        self._optimizer_steps = 0
-        self._controller_steps = 0
-
-    @property
-    def controller(self) -> MaskController:
-        """The controller of the current or the last fit.
-
-        Raises:
-            ControllerError: before the first fit, if none was given.
-        """
-        return self._binding.controller
+    _loaded: dict[str, Any] | None = None
+    _fresh = True
+    _fitting = False
+    _accumulating = False
+    _optimizer_steps = 0
+    _controller_steps = 0
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """A checkpoint that Lightning reads after this is for this run."""

@@ -6,11 +6,7 @@ import json
 from typing import Any
 
 from transposable.errors import CheckpointError, ControllerError, DependencyError
-from transposable.solvers import Solver
-from transposable.train.callbacks.binding import Binding, figures
-from transposable.train.controller import MaskController
-from transposable.train.recipes import Recipe
-from transposable.train.schedules import Schedule
+from transposable.train.callbacks.binding import ControlledCallback, figures
 
 try:
     from transformers import TrainerCallback
@@ -22,7 +18,7 @@ except ImportError as error:
     ) from error
 
 
-class SparsityCallback(TrainerCallback, ExportableState):
+class SparsityCallback(ControlledCallback, TrainerCallback, ExportableState):
     """Trains the sparse layers of a ``transformers.Trainer``'s model by a recipe.
 
         sparsify(model, "2:4T", exclude="classifier")
@@ -55,25 +51,7 @@ class SparsityCallback(TrainerCallback, ExportableState):
         transposable.errors.ControllerError: SparsityCallback.controller: there is none before ...
     """
 
-    def __init__(
-        self,
-        recipe: str | Recipe = "static",
-        refresh: int | Schedule | None = None,
-        solver: str | Solver = "auto",
-        *,
-        controller: MaskController | None = None,
-    ) -> None:
-        self._binding = Binding(recipe, refresh, solver, controller)
-        self._logged = 0
-
-    @property
-    def controller(self) -> MaskController:
-        """The controller of the current or the last run.
-
-        Raises:
-            ControllerError: before the first run, if none was given.
-        """
-        return self._binding.controller
+    _logged = 0  # refreshes that the log has, or need not have
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Make the controller, or give it the state that the Trainer has read."""

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import torch
 
-from transposable.errors import RecipeError
 from transposable.nn import Weighting
 from transposable.pattern import Pattern
 from transposable.train.schedules import Every, Schedule
@@ -58,9 +57,3 @@ class Recipe:
 
     def after_step(self, weight: torch.Tensor, mask: torch.Tensor) -> None:
         """Change a weight after the optimizer has, or after its mask has changed."""
-
-
-def check_factor(recipe: str, name: str, value: float) -> None:
-    """Raise RecipeError unless a factor is a finite number >= 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
-        raise RecipeError(f"{recipe}: received {name}={value!r}; it must be a finite number >= 0")

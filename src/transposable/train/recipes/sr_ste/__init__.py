@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
-from transposable.nn import bits
-from transposable.train.recipes.base import Recipe, check_factor
+from transposable.train.recipes.decay import GradientDecay
 
 
 @dataclass(frozen=True, slots=True)
-class SRSTE(Recipe):
+class SRSTE(GradientDecay):
     """Straight-through gradient plus a pull of pruned weights to zero.
 
         G = dL/dW~ + decay * (1 - S) * W
@@ -34,13 +31,3 @@ class SRSTE(Recipe):
     summary: ClassVar[str] = "straight-through gradient, decay of pruned weights in the gradient"
 
     decay: float = 2e-4
-
-    def __post_init__(self) -> None:
-        check_factor("SRSTE", "decay", self.decay)
-
-    @property
-    def changes_gradient(self) -> bool:
-        return self.decay > 0
-
-    def before_step(self, weight: torch.Tensor, gradient: torch.Tensor, mask: torch.Tensor) -> None:
-        gradient.add_(bits.pruned(weight, mask), alpha=self.decay)
