@@ -116,6 +116,7 @@ def prune_model(
         If that runs out of a GPU's memory, passes are from the start.
 
     Example:
+        >>> import torch
         >>> model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8))
         >>> data = [torch.randn(64, 16) for _ in range(4)]
         >>> report = prune_model(model, "2:4T", calibration=data)
