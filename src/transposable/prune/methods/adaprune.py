@@ -17,8 +17,8 @@ from transposable.prune.scores import Scores, make_scores
 class AdaPrune(Method):
     """The best weights under a mask, exactly: least squares for every output on its support."""
 
-    scores: str | Scores = "magnitude"
-    ridge: float = 1e-4
+    scores: str | Scores = "activation"
+    ridge: float = 1e-2
 
     name: ClassVar[str] = "adaprune"
     refits_bias: ClassVar[bool] = True
