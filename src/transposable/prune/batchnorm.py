@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from transposable.prune.calibration import Call
+from transposable.prune.ranks import Ranks
+from transposable.prune.replay import run
 from transposable.prune.weights import Weights
 
 Stats = tuple[torch.Tensor, torch.Tensor]
@@ -44,7 +47,27 @@ def restore(norms: Mapping[str, _BatchNorm], stats: Mapping[str, Saved]) -> None
             buffer.copy_(value)
 
 
-def match(model: nn.Module, calls: Sequence[Call], weights: Weights) -> None:
+@dataclass
+class _Sums:
+    """Sums of means and variances by batch norm, and of the weights of their terms."""
+
+    means: dict[str, torch.Tensor]
+    variances: dict[str, torch.Tensor]
+    total: dict[str, int]
+
+    def apply(self, norms: Mapping[str, _BatchNorm], ranks: Ranks) -> dict[str, int]:
+        """Give batch norms the means over all ranks; the weights of these, 0 if there is none."""
+        ranks.add([*self.means.values(), *self.variances.values()])
+        totals = ranks.gather(self.total)
+        total = {name: sum(one[name] for one in totals) for name in norms}
+        for name, norm in norms.items():
+            if total[name]:
+                mean, var = self.means[name] / total[name], self.variances[name] / total[name]
+                _set(norm, mean, var)
+        return total
+
+
+def match(model: nn.Module, calls: Sequence[Call], weights: Weights, ranks: Ranks) -> None:
     """Move running statistics by what pruning changed on the calibration data.
 
         r = var_pruned / var_dense,   var <- r var,
@@ -57,10 +80,17 @@ def match(model: nn.Module, calls: Sequence[Call], weights: Weights) -> None:
 
     Args:
         model: in evaluation mode, with its pruned weights.
-        calls: the calibration; each call runs the model twice.
+        calls: the calibration of this rank; each call runs the model twice.
         weights: gives the dense model.
+        ranks: over which sums are taken.
     """
     norms = batch_norms(model)
+    ranks.agree(lambda: _matched(norms, model, calls, weights)).apply(norms, ranks)
+
+
+def _matched(
+    norms: Mapping[str, _BatchNorm], model: nn.Module, calls: Sequence[Call], weights: Weights
+) -> _Sums:
     before = saved(norms)
     means = {name: torch.zeros_like(mean) for name, (mean, *_) in before.items()}
     variances = {name: torch.zeros_like(var) for name, (_, var, *_) in before.items()}
@@ -95,23 +125,40 @@ def match(model: nn.Module, calls: Sequence[Call], weights: Weights) -> None:
             total[name] += samples
 
         with weights.all_dense(), _watched(norms, note):
-            call.run(model)
+            run(model, call)
         with _watched(norms, adapt):
-            call.run(model)
+            run(model, call)
         restore(norms, before)
-    for name, norm in norms.items():
-        if total[name]:
-            _set(norm, means[name] / total[name], variances[name] / total[name])
+    return _Sums(means, variances, total)
 
 
-def estimate(model: nn.Module, calls: Sequence[Call]) -> None:
+def estimate(model: nn.Module, calls: Sequence[Call], ranks: Ranks) -> None:
     """Take running statistics anew: the mean over batches of those of each batch.
+
+    A batch norm that no batch reaches keeps what it has.
 
     Args:
         model: in evaluation mode; only its batch norms are trained meanwhile.
-        calls: data as the network was trained with, augmented if that was.
+        calls: this rank's part of data as the network was trained with, augmented if that was.
+        ranks: over which means are taken.
     """
     norms = batch_norms(model)
+    before = saved(norms)
+    ranks.agree(lambda: _estimated(norms, model, calls))
+    batches = {name: int(_tracked(norm)) for name, norm in norms.items()}
+    if ranks.size > 1:
+        sums = _Sums(
+            {name: _mean(norm) * batches[name] for name, norm in norms.items()},
+            {name: _var(norm) * batches[name] for name, norm in norms.items()},
+            batches,
+        )
+        batches = sums.apply(norms, ranks)
+        for name, norm in norms.items():
+            _tracked(norm).fill_(batches[name])
+    restore({name: norm for name, norm in norms.items() if not batches[name]}, before)
+
+
+def _estimated(norms: Mapping[str, _BatchNorm], model: nn.Module, calls: Sequence[Call]) -> None:
     momenta = {name: norm.momentum for name, norm in norms.items()}
     try:
         for norm in norms.values():
@@ -119,7 +166,7 @@ def estimate(model: nn.Module, calls: Sequence[Call]) -> None:
             norm.momentum = None  # a plain mean over batches
             norm.train()
         for call in calls:
-            call.run(model)
+            run(model, call)
     finally:
         for name, norm in norms.items():
             norm.momentum = momenta[name]
@@ -129,10 +176,10 @@ def estimate(model: nn.Module, calls: Sequence[Call]) -> None:
 @contextmanager
 def _watched(norms: Mapping[str, _BatchNorm], look: Look) -> Iterator[None]:
     def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def run(module: nn.Module, args: tuple[Any, ...]) -> None:
+        def before(module: nn.Module, args: tuple[Any, ...]) -> None:
             look(name, norms[name], args[0])
 
-        return run
+        return before
 
     handles = [norm.register_forward_pre_hook(hook(name)) for name, norm in norms.items()]
     try:
@@ -161,6 +208,11 @@ def _mean(norm: _BatchNorm) -> torch.Tensor:
 def _var(norm: _BatchNorm) -> torch.Tensor:
     assert norm.running_var is not None
     return norm.running_var
+
+
+def _tracked(norm: _BatchNorm) -> torch.Tensor:
+    assert norm.num_batches_tracked is not None
+    return norm.num_batches_tracked
 
 
 def _set(norm: _BatchNorm, mean: torch.Tensor, var: torch.Tensor) -> None:

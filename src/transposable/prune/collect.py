@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 
 from transposable.errors import CalibrationError
 from transposable.prune.calibration import Call
 from transposable.prune.moments import Moments
 from transposable.prune.plan import Layer
-from transposable.prune.replay import Trace, run
+from transposable.prune.replay import Source, run
 from transposable.prune.weights import Weights
 
 
@@ -25,10 +24,9 @@ class Collected:
 
 
 def collect(
-    model: nn.Module,
+    source: Source,
     layers: Sequence[Layer],
-    calls: Sequence[Call],
-    trace: Trace,
+    counts: Sequence[Mapping[str, int]],
     weights: Weights,
     *,
     from_pruned: bool,
@@ -36,7 +34,12 @@ def collect(
 ) -> dict[str, Collected]:
     """The sums of some layers by name; layers with one weight have them in common.
 
+    What is wanted of layers without ``from_pruned`` is still to be added, by :func:`close`.
+
     Args:
+        source: what to run to see the inputs of these layers.
+        counts: how often each layer is called, by batch.
+        weights: gives the dense model.
         from_pruned: inputs come from the model as it is, with the layers before these pruned, and
             the wanted outputs from the dense model on the same batch. Otherwise both come from the
             dense model.
@@ -53,11 +56,12 @@ def collect(
         found[layer.name] = first or Collected(Moments(layer.reading, layer.weight.device))
     # Of layers that see the same tensor the products are the same.
     shared = _Shared()
-    for number in range(len(calls)):
-        count = sum(trace.counts[number].get(name, 0) for name in modules)
+    for number, called in enumerate(counts):
+        count = sum(called.get(name, 0) for name in modules)
         if count == 0:
             continue
         wanted: dict[str, list[torch.Tensor]] = {name: [] for name in modules}
+        given = source.call(number, dense=not from_pruned)
 
         def keep(
             name: str,
@@ -71,13 +75,13 @@ def collect(
             name: str,
             x: torch.Tensor,
             y: torch.Tensor,
-            number: int = number,
+            call: Call = given,
             wanted: Mapping[str, list[torch.Tensor]] = wanted,
         ) -> None:
             if from_pruned and not bool(x.isfinite().all()):
                 raise CalibrationError(
                     f"prune_model: the input of layer {name!r} holds NaN or infinity in batch "
-                    f"{number} once the layers before it are pruned; run the model in a wider "
+                    f"{call.number} once the layers before it are pruned; run the model in a wider "
                     "dtype, or leave the layers before it out with exclude"
                 )
             target = wanted[name].pop(0) if from_pruned else None
@@ -89,18 +93,21 @@ def collect(
 
         if from_pruned:
             with weights.all_dense():
-                run(model, modules, calls, number, keep, count)
-            run(model, modules, calls, number, add, count)
+                run(source.module, source.call(number, dense=True), modules, keep, count)
+            run(source.module, given, modules, add, count)
         else:
             with weights.all_dense():
-                run(model, modules, calls, number, add, count)
+                run(source.module, given, modules, add, count)
         shared.forget()
-    if not from_pruned:
-        for layer in layers:
-            if layer.name == layer.tied[0]:
-                dense = layer.reading.matrix(weights.dense(layer.weight))
-                found[layer.name].moments.close(dense)
     return found
+
+
+def close(found: Mapping[str, Collected], layers: Sequence[Layer], weights: Weights) -> None:
+    """Add what is wanted of layers that had the dense inputs: follows from their sums."""
+    for layer in layers:
+        if layer.name == layer.tied[0]:
+            dense = layer.reading.matrix(weights.dense(layer.weight))
+            found[layer.name].moments.close(dense)
 
 
 class _Shared:
