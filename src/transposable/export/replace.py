@@ -88,6 +88,8 @@ class Replacer:
         figures = None
         if entry.name in self._readings:
             figures = self._check(shard, entry, value, masks)
+            # A product with a mask leaves zeros with signs.
+            value = value.masked_fill(~self._masks[entry.name].cpu(), 0)
         if writer is not None:
             writer.write(value)
         return figures

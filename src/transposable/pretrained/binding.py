@@ -130,7 +130,9 @@ class _Names:
         for name in self._candidates(tensor):
             if name in self._modules:
                 kind = type(self._modules[name]).__name__
-                return f"of a {kind}; calibration takes Linear and Conv layers"
+                return (
+                    f"the weight of a layer of class {kind}, and calibration takes Linear and Conv"
+                )
         return "no layer of the model by this name"
 
     def _candidates(self, tensor: str) -> list[str]:
