@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from transposable.feasibility import feasibility
 from transposable.prune.api import prune_model
 from transposable.prune.methods import METHODS, AdaPrune, Magnitude, Method, Pruned, Wanda
 from transposable.prune.problem import LayerProblem
 from transposable.prune.report import LayerReport, PruneReport
 from transposable.prune.scores import SCORES
+from transposable.prune.suggest import suggest_pattern, suggest_patterns
 
 __all__ = [
     "METHODS",
@@ -19,5 +21,8 @@ __all__ = [
     "PruneReport",
     "Pruned",
     "Wanda",
+    "feasibility",
     "prune_model",
+    "suggest_pattern",
+    "suggest_patterns",
 ]
