@@ -94,7 +94,7 @@ def test_weights_are_least_squares_on_the_mask() -> None:
     problem = linear(16, 24, 100, "4:8T")
     pruned = ALPS().prune(problem)
     alone = problem.weight * pruned.mask
-    wanted, _ = solve_supported(problem.gram, problem.cross, pruned.mask, alone, 1e-4)
+    wanted, _ = solve_supported(problem.gram, problem.cross, pruned.mask, alone, ALPS().ridge)
     torch.testing.assert_close(pruned.weight, wanted)
     assert pruned.info["rounds"] % 3 == 0
 

@@ -22,7 +22,16 @@ from transposable import (
     sparsify,
     verify,
 )
-from transposable.prune import AdaPrune, LayerProblem, Magnitude, prune_model
+from transposable.prune import (
+    ALPS,
+    AdaPrune,
+    LayerProblem,
+    Magnitude,
+    Method,
+    PublishedAdaPrune,
+    SparseGPT,
+    prune_model,
+)
 
 
 class Net(nn.Module):
@@ -412,3 +421,37 @@ def test_a_function_and_a_list_give_the_same(net: Net, data: list[torch.Tensor])
     prune_model(net, "2:4T", Magnitude(), lambda model: [model(x) for x in data])
     prune_model(twin, "2:4T", "magnitude", data)
     assert _same(net, twin.state_dict())
+
+
+# ---- every method ----
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel"])
+@pytest.mark.parametrize("pattern", ["2:4T", "4:8", "50%"])
+@pytest.mark.parametrize(
+    "method", [SparseGPT(), ALPS(), PublishedAdaPrune(steps=100, rate=1e-2), AdaPrune(scores="obs")]
+)
+def test_every_method_improves_on_its_mask(
+    net: Net, data: list[torch.Tensor], method: Method, pattern: str, mode: Any
+) -> None:
+    dense = copy.deepcopy(net)
+    report = prune_model(net, pattern, method, data, mode=mode, batchnorm="keep")
+    assert [layer.name for layer in report.layers] == LAYERS
+    assert report.error is not None
+    assert report.error < (report.error_masked or 0)
+    by_magnitude = copy.deepcopy(dense)
+    prune_model(by_magnitude, pattern, "magnitude", data, batchnorm="keep")
+    assert _loss(net, dense, data) < _loss(by_magnitude, dense, data)
+
+
+def test_the_error_of_a_chosen_bias(net: Net, data: list[torch.Tensor]) -> None:
+    """PublishedAdaPrune learns the bias: the error reported is of the weight and this bias."""
+    pruned = copy.deepcopy(net)
+    method = PublishedAdaPrune(steps=20)
+    report = prune_model(pruned, "2:4T", method, data, batchnorm="keep", include="head")
+    with torch.no_grad():
+        found = torch.cat([pruned(x) for x in data]).double()
+        wanted = torch.cat([net(x) for x in data]).double()
+    by_hand = (found - wanted).square().sum() / (wanted - net.head.bias.detach()).square().sum()
+    assert report.error == pytest.approx(float(by_hand), rel=1e-3)
+    assert not torch.equal(pruned.head.bias, net.head.bias)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from transposable.errors import MethodError
 from transposable.prune.collect import Collected
 from transposable.prune.methods.base import Method, Pruned
 from transposable.prune.methods.mask_only import Magnitude
@@ -53,12 +54,12 @@ def prune_layer(
     method = settings.method if collected is not None else Magnitude()
     problem = _problem(layer, dense, collected, settings)
     result = method.prune(problem)
-    _write(layer, problem, result, weights)
+    _write(layer, problem, result, weights, settings)
     mask = layer.reading.weight(result.mask, dense.shape)
     _check(layer, method)
 
-    def error(weight: torch.Tensor) -> float | None:
-        return None if collected is None else problem.relative_error(weight)
+    def error(weight: torch.Tensor, change: torch.Tensor | None = None) -> float | None:
+        return None if collected is None else problem.relative_error(weight, change)
 
     return LayerReport(
         name=layer.name,
@@ -69,7 +70,7 @@ def prune_layer(
         magnitude=_share(dense, mask),
         violated=_violated(layer, dense),
         error_masked=error(problem.weight * result.mask),
-        error=error(result.weight),
+        error=error(result.weight, result.bias_change),
         samples=problem.count,
         seconds=(seconds, time.perf_counter() - started),
         note=note,
@@ -89,7 +90,9 @@ def _problem(
         layer.pattern,
         settings.solver,
         # With several biases to one weight there is no common mean.
+        # A method that chooses the bias itself sees the layer as it is.
         centred=settings.refit_bias
+        and not settings.method.needs_samples
         and collected is not None
         and layer.bias is not None
         and len(layer.tied) == 1,
@@ -100,11 +103,19 @@ def _problem(
     return problem
 
 
-def _write(layer: Layer, problem: LayerProblem, result: Pruned, weights: Weights) -> None:
+def _write(
+    layer: Layer, problem: LayerProblem, result: Pruned, weights: Weights, settings: Settings
+) -> None:
     dense = weights.dense(layer.weight)
     weights.set(layer.weight, layer.reading.weight(result.weight, dense.shape))
-    if problem.centred and layer.bias is not None:
-        change = problem.bias_change(result.weight)
+    change = problem.bias_change(result.weight) if problem.centred else result.bias_change
+    if change is not None and layer.bias is not None:
+        if len(layer.tied) > 1:
+            raise MethodError(
+                f"prune_model: {settings.method.name!r} chose one bias for the layers "
+                f"{', '.join(map(repr, layer.tied))}, which share a weight but not the bias; leave "
+                "them out with exclude, or use a method that keeps biases, such as 'sparsegpt'"
+            )
         weights.set(layer.bias, weights.dense(layer.bias) + change)
 
 

@@ -11,7 +11,7 @@ from transposable.arrays import to_scores
 from transposable.errors import PatternError, ScoresError
 from transposable.feasibility import feasibility
 from transposable.nn.selection import Names, select
-from transposable.pattern import Pattern
+from transposable.pattern import Pattern, Structure
 
 
 def suggest_pattern(
@@ -51,7 +51,7 @@ def suggest_pattern(
 
     Hubara et al., NeurIPS 2021, and its code, which chooses a layer's pattern by this rule.
     """
-    structure = "transposable" if transposable else "row"
+    structure: Structure = "transposable" if transposable else "row"
     Pattern(1, m, structure)  # says what is wrong with an m
     try:
         valid = 0.0 < confidence <= 1.0

@@ -63,7 +63,7 @@ class ALPS(Method):
     iterations: int = 300
     every: int = 3
     settled: int = 30
-    ridge: float = 1e-4
+    ridge: float = 1e-2
 
     name: ClassVar[str] = "alps"
 
