@@ -232,6 +232,7 @@ def test_text_output(run: Run, text: Path, bert: Path, tmp_path: Path) -> None:
     assert "method: adaprune with scores wanda, parallel, on 60 lines (" in shown
     assert "error, masked  error, after" in shown
     assert "holds 60 of the 100 samples asked for" in shown
+    assert "fewer inputs" not in shown
     assert "axis in 0 groups violated, axis out 0 groups violated" in shown
     assert f"wrote: {out}" in shown
     assert "pruning: 50 % (bert.encoder.layer.0" in result.stderr
@@ -580,6 +581,17 @@ def test_a_value_that_the_dtype_does_not_hold(
     assert result.exit_code == 3
     assert "more than F16 holds" in result.stderr
     assert not out.exists()
+
+
+def test_too_little_text_for_the_features_is_said(run: Run, bert: Path, tmp_path: Path) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text("the cat sees a dog\nthe river\nold house")
+    given = ("-p", "2:4T", "--calibration", text, "--dry-run", "-i", "*.1.output.dense")
+    result = run("prune", bert, *given, "--method", "adaprune")
+    assert result.exit_code == 0, result.stderr
+    assert "1 layers were fitted to fewer inputs than they have features" in result.stdout
+    assert "(bert.encoder.layer.1.output.dense: 15 tokens, 64 features)" in result.stdout
+    assert "fewer inputs" not in run("prune", bert, *given).stdout, "magnitude fits nothing"
 
 
 def test_score_names_are_offered(run: Run, text: Path, bert: Path) -> None:

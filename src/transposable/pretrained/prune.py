@@ -20,6 +20,7 @@ from transposable.pretrained.binding import Binding
 from transposable.pretrained.text import TextSamples
 from transposable.prune import LayerReport, Method, PruneReport, prune_model
 from transposable.prune.api import Mode
+from transposable.prune.reading import Reading
 from transposable.solvers import Solver
 
 
@@ -116,9 +117,27 @@ def prune_pretrained(
         pruned=tuple((tensor, by_layer[binding.layers[tensor.name]]) for tensor in written),
         dense=tuple(decision for decision in binding.decisions if not decision.pruned),
         model=report,
-        notes=(*source.notes, *text.notes, *report.notes, *outputs.notes),
+        notes=(*source.notes, *text.notes, *report.notes, *_overfit(report, model), *outputs.notes),
         seconds=time.perf_counter() - started,
     )
+
+
+def _overfit(report: PruneReport, model: nn.Module) -> list[str]:
+    """A warning where weights were fitted to fewer inputs than they are."""
+    thin = [
+        (layer, Reading.of(model.get_submodule(layer.name)).cols)
+        for layer in report.layers
+        if layer.error is not None and layer.error != layer.error_masked
+    ]
+    thin = [(layer, cols) for layer, cols in thin if layer.samples < cols]
+    if not thin:
+        return []
+    layer, cols = max(thin, key=lambda pair: pair[1] - pair[0].samples)
+    return [
+        f"{len(thin)} layers were fitted to fewer inputs than they have features ({layer.name}: "
+        f"{layer.samples:,} tokens, {cols:,} features): their errors are small on this text only; "
+        "give more text"
+    ]
 
 
 def _layers(model: nn.Module, binding: Binding) -> list[str]:
