@@ -175,7 +175,10 @@ def test_zeros_that_stay_are_not_tuned() -> None:
 
 def test_exact_least_squares_beat_it() -> None:
     problem = problem_of("sequences")
-    published, exact = PublishedAdaPrune().prune(problem), AdaPrune("magnitude", ridge=0).prune(problem)
+    published, exact = (
+        PublishedAdaPrune().prune(problem),
+        AdaPrune("magnitude", ridge=0).prune(problem),
+    )
     assert torch.equal(published.mask, exact.mask)
     assert problem.relative_error(exact.weight) < problem.relative_error(published.weight)
 

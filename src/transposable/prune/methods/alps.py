@@ -28,10 +28,11 @@ class ALPS(Method):
         D <- S * (B + V / p),  S the best mask of the pattern for the scores (B + V / p)^2, exactly
         V <- V + p (B - D)
 
-    Every third time the penalty p grows by 1.3, 1.2 or 1.1 where more than 10 %, 0.5 % or none of
-    the mask changed. The search ends when the mask rests (or changes by less than 0.03 % after 30
-    iterations); the mask that is best for B^2 then is taken, and the weights on it are those of
-    exact least squares, in place of the ten iterations of conjugate gradients of the publication.
+    Every third time the penalty p grows: by 1.3 where more than 10 % of the mask changed, by 1.2
+    above 0.5 %, by 1.1 where less did. The search ends when the mask rests (or changes by less than
+    0.03 % after 30 iterations); the mask that is best for B^2 then is taken, and the weights on it
+    are those of exact least squares, in place of the ten iterations of conjugate gradients of the
+    publication.
 
     Attributes:
         damping: d, in units of the mean diagonal of H.
