@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -240,6 +241,17 @@ class InPlace(Blocks):
         return x
 
 
+class Seldom(Blocks):
+    """The same for some batches only, of which the first is none."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+            if len(x) > 17:
+                x += 1
+        return x
+
+
 class Surrounded(Blocks):
     """What a block computes depends on a setting of the model around it."""
 
@@ -345,7 +357,7 @@ def rows(batches: int = 3) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    "kind", [Rescaled, InPlace, Surrounded, Twice, Backwards, Outside, Deciding]
+    "kind", [Rescaled, InPlace, Seldom, Surrounded, Twice, Backwards, Outside, Deciding]
 )
 def test_no_chain(kind: type[Blocks], monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
@@ -400,23 +412,39 @@ def test_a_weight_that_two_blocks_share(monkeypatch: pytest.MonkeyPatch) -> None
     assert any("shares the weight" in layer.note for layer in found.layers)
 
 
+class Gated(nn.Module):
+    """Has a layer that the first batch does not reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.always, self.rare = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.tanh(self.always(x))
+        return self.rare(x) + x if len(x) > 16 else x
+
+
 def test_layers_that_only_a_later_batch_reaches(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are pruned after the blocks behind them, whose kept inputs are then out of date."""
-
-    class Gated(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.always, self.rare = nn.Linear(16, 16), nn.Linear(16, 16)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = torch.tanh(self.always(x))
-            return self.rare(x) + x if len(x) > 16 else x
-
     torch.manual_seed(0)
     model = nn.Sequential(*[Gated() for _ in range(3)])
     found, *_ = both(model, rows(), monkeypatch)
     assert "3 blocks replayed one by one" in found.notes
     assert [layer.name for layer in found.layers][-1] == "2.rare"
+
+
+def test_kept_inputs_are_out_of_date_after_a_layer_is_loaded(tmp_path: Path) -> None:
+    """The last block is replayed, an earlier one read from a file, the last replayed again."""
+    torch.manual_seed(0)
+    dense = nn.Sequential(*[Gated() for _ in range(3)])
+    wanted = copy.deepcopy(dense)
+    prune_model(wanted, "2:4T", calibration=rows(), resume=tmp_path)
+    for path in tmp_path.glob("*-2.*.safetensors"):
+        path.unlink()
+    report = prune_model(dense, "2:4T", calibration=rows(), resume=tmp_path)
+    assert "4 of 6 layers were pruned by an earlier run and resumed" in report.notes
+    for name, value in wanted.state_dict().items():
+        assert torch.equal(dense.state_dict()[name], value), name
 
 
 def test_without_memory_for_the_kept_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
