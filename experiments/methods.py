@@ -14,6 +14,7 @@ from transposable.train import Recipe, Refresh, Static
 
 CALIBRATION = 1000
 """Training samples that AdaPrune is given."""
+START = AdaPrune(ridge=1e-2)
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Method:
             "recipe": repr(self.recipe),
             "refresh": self.refresh,
             "solver": self.solver,
-            **({"start": repr(AdaPrune())} if self.calibrated else {}),
+            **({"start": repr(START)} if self.calibrated else {}),
         }
 
     def attach(
@@ -56,7 +57,7 @@ class Method:
             prune_model(
                 net,
                 self.pattern,
-                AdaPrune(),
+                START,
                 calibration,
                 include=include,
                 exclude=exclude,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,10 +17,16 @@ from transposable.prune.weights import Weights
 
 @dataclass
 class Collected:
-    """The sums of a layer, and samples where they were asked for."""
+    """The sums of a layer, in one part or two halves, and samples where they were asked for."""
 
-    moments: Moments
+    parts: tuple[Moments, ...]
     samples: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+
+    @property
+    def moments(self) -> Moments:
+        """The sums of all parts."""
+        first, *others = self.parts
+        return first if not others else first + others[0]
 
 
 def collect(
@@ -30,6 +36,7 @@ def collect(
     weights: Weights,
     *,
     from_pruned: bool,
+    halves: bool = False,
     samples: bool = False,
 ) -> dict[str, Collected]:
     """The sums of some layers by name; layers with one weight have them in common.
@@ -43,6 +50,7 @@ def collect(
         from_pruned: inputs come from the model as it is, with the layers before these pruned, and
             the wanted outputs from the dense model on the same batch. Otherwise both come from the
             dense model.
+        halves: keep sums over each half of every batch, so that one can judge the other.
         samples: keep inputs and wanted outputs, too.
 
     Raises:
@@ -53,7 +61,9 @@ def collect(
     found: dict[str, Collected] = {}
     for layer in layers:
         first = found.get(layer.tied[0])
-        found[layer.name] = first or Collected(Moments(layer.reading, layer.weight.device))
+        found[layer.name] = first or Collected(
+            tuple(Moments(layer.reading, layer.weight.device) for _ in range(1 + halves))
+        )
     # Of layers that see the same tensor the products are the same.
     shared = _Shared()
     for number, called in enumerate(counts):
@@ -85,7 +95,10 @@ def collect(
                     "dtype, or leave the layers before it out with exclude"
                 )
             target = wanted[name].pop(0) if from_pruned else None
-            found[name].moments.add(modules[name], x, target, shared.of(x))
+            layer = by_name[name]
+            for part, x_part, y_part in _parts(layer, x, target, call.number, halves):
+                moments = found[name].parts[part]
+                moments.add(layer.module, x_part, y_part, shared.of(x, part))
             if samples:
                 if target is None:
                     target = _without_bias(by_name[name], y)
@@ -107,7 +120,8 @@ def close(found: Mapping[str, Collected], layers: Sequence[Layer], weights: Weig
     for layer in layers:
         if layer.name == layer.tied[0]:
             dense = layer.reading.matrix(weights.dense(layer.weight))
-            found[layer.name].moments.close(dense)
+            for moments in found[layer.name].parts:
+                moments.close(dense)
 
 
 class _Shared:
@@ -115,17 +129,31 @@ class _Shared:
 
     def __init__(self) -> None:
         self._input: torch.Tensor | None = None
-        self._products: dict[tuple[int, ...], torch.Tensor] = {}
+        self._products: dict[int, dict[tuple[int, ...], torch.Tensor]] = {}
 
-    def of(self, x: torch.Tensor) -> dict[tuple[int, ...], torch.Tensor]:
+    def of(self, x: torch.Tensor, part: int) -> dict[tuple[int, ...], torch.Tensor]:
         if x is not self._input:
             self.forget()
             self._input = x
-        return self._products
+        return self._products.setdefault(part, {})
 
     def forget(self) -> None:
         self._input = None
         self._products = {}
+
+
+def _parts(
+    layer: Layer, x: torch.Tensor, y: torch.Tensor | None, number: int, halves: bool
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor | None]]:
+    """An input and what is wanted of it, for each part that it is counted in."""
+    if not halves:
+        yield 0, x, y
+    elif x.ndim <= layer.reading.space + 1 or len(x) == 1:  # a single sample
+        yield number % 2, x, y
+    else:
+        cut = (len(x) + number % 2) // 2
+        yield 0, x[:cut], None if y is None else y[:cut]
+        yield 1, x[cut:], None if y is None else y[cut:]
 
 
 def _without_bias(layer: Layer, y: torch.Tensor) -> torch.Tensor:

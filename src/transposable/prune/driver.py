@@ -150,7 +150,8 @@ class Driver:
         stage: list[Layer] = []
         held = 0
         for group in together:
-            needed = sum(Moments.memory(layer.reading) for layer in group)
+            parts = 1 + self.settings.method.needs_halves
+            needed = parts * sum(Moments.memory(layer.reading) for layer in group)
             if stage and held + needed > PARALLEL_MEMORY:
                 yield stage
                 stage, held = [], 0
@@ -174,16 +175,17 @@ class Driver:
                 counts,
                 self.weights,
                 from_pruned=from_pruned,
+                halves=self.settings.method.needs_halves,
                 samples=self.settings.method.needs_samples,
             )
         )
         for layer in layers:
             if layer.name == layer.tied[0]:
-                moments = found[layer.name].moments
-                # What is wanted of dense inputs follows from the others, below.
-                only = [moments.gram, moments.inputs]
-                self._ranks.add(moments.tensors() if from_pruned else only)
-                moments.count = sum(self._ranks.gather(moments.count))
+                for moments in found[layer.name].parts:
+                    # What is wanted of dense inputs follows from the others, below.
+                    only = [moments.gram, moments.inputs]
+                    self._ranks.add(moments.tensors() if from_pruned else only)
+                    moments.count = sum(self._ranks.gather(moments.count))
         if not from_pruned:
             close(found, layers, self.weights)
         return found

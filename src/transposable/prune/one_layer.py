@@ -82,22 +82,32 @@ def prune_layer(
 def _problem(
     layer: Layer, dense: torch.Tensor, collected: Collected | None, settings: Settings
 ) -> LayerProblem:
-    data = collected or Collected(Moments.none(layer.reading, dense.device))
-    problem = LayerProblem.of(
-        layer.name,
-        layer.reading.matrix(dense),
-        data.moments,
-        layer.pattern,
-        settings.solver,
-        # With several biases to one weight there is no common mean.
-        # A method that chooses the bias itself sees the layer as it is.
-        centred=settings.refit_bias
+    data = collected or Collected((Moments.none(layer.reading, dense.device),))
+    matrix = layer.reading.matrix(dense)
+    # With several biases to one weight there is no common mean; and a method that chooses the bias
+    # itself sees the layer as it is.
+    centred = (
+        settings.refit_bias
         and not settings.method.needs_samples
         and collected is not None
         and layer.bias is not None
-        and len(layer.tied) == 1,
-        keep_zeros=settings.keep_zeros,
+        and len(layer.tied) == 1
     )
+
+    def posed(moments: Moments) -> LayerProblem:
+        return LayerProblem.of(
+            layer.name,
+            matrix,
+            moments,
+            layer.pattern,
+            settings.solver,
+            centred=centred,
+            keep_zeros=settings.keep_zeros,
+        )
+
+    problem = posed(data.moments)
+    if len(data.parts) > 1:
+        problem.halves = tuple(posed(part) for part in data.parts)
     problem.module = layer.module
     problem.samples = data.samples
     return problem

@@ -9,7 +9,7 @@ import torch
 
 from transposable.errors import MethodError
 from transposable.prune.inverse import inverse_factor, unconstrained
-from transposable.prune.methods.adaprune import fit
+from transposable.prune.methods.adaprune import Ridge, check_ridge, fit
 from transposable.prune.methods.base import Method, Pruned
 from transposable.prune.methods.sparsegpt import check_not_negative
 from transposable.prune.problem import LayerProblem
@@ -64,18 +64,23 @@ class ALPS(Method):
     iterations: int = 300
     every: int = 3
     settled: int = 30
-    ridge: float = 1e-2
+    ridge: Ridge = "auto"
 
     name: ClassVar[str] = "alps"
 
     def __post_init__(self) -> None:
-        check_not_negative("ALPS", damping=self.damping, penalty=self.penalty, ridge=self.ridge)
+        check_not_negative("ALPS", damping=self.damping, penalty=self.penalty)
+        check_ridge("ALPS", self.ridge)
         for name in ("iterations", "every"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise MethodError(f"ALPS: received {name}={value!r}; it is a number from 1 on")
         if self.penalty == 0:
             raise MethodError("ALPS: received penalty=0; it must be above 0, 0.1 as published")
+
+    @property
+    def needs_halves(self) -> bool:
+        return self.ridge == "auto"
 
     def prune(self, problem: LayerProblem) -> Pruned:
         search = _Search(problem, self)
