@@ -9,10 +9,10 @@ import torch
 from transposable.prune.least_squares import solve_supported
 from transposable.prune.problem import LayerProblem
 
-CANDIDATES: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+CANDIDATES: Final = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """In units of the mean diagonal of H over half of the data."""
 
-ROWS: Final = 64
+ROWS: Final = 24
 """Outputs of a group that decide for all of them."""
 
 WITHOUT_HALVES: Final = 1e-2
@@ -31,7 +31,7 @@ def best_ridge(problem: LayerProblem, support: torch.Tensor) -> float:
     Returns:
         r in units of the mean diagonal of H over all of the data.
 
-    Complexity: two solutions for each candidate and at most 64 outputs of a group.
+    Complexity: two solutions for each candidate and at most 24 outputs of a group.
     """
     if len(problem.halves) < 2 or any(half.count == 0 for half in problem.halves):
         return WITHOUT_HALVES

@@ -33,7 +33,7 @@ class AdaPrune(Method):
         MethodError: if the ridge is negative or no number, or there are no such scores.
 
     Complexity: k^3 / 3 operations for an output with k kept weights, or conjugate gradients on all
-        of them where that is cheaper; "auto" adds ten times that for at most 64 outputs.
+        of them where that is cheaper; "auto" adds ten times that for at most 24 outputs.
 
     Source: Hubara et al., NeurIPS 2021, whose 1,000 steps of Adam this replaces.
 
