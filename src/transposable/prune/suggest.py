@@ -44,8 +44,8 @@ def suggest_pattern(
 
     Example:
         >>> weight = torch.where(torch.arange(64).reshape(8, 8) % 10 < 7, 0.0, 1.0)
-        >>> suggest_pattern(weight), suggest_pattern(weight, 0.9, transposable=True)
-        (Pattern('5:8'), Pattern('4:8T'))
+        >>> suggest_pattern(weight), suggest_pattern(weight, 0.98, transposable=True)
+        (Pattern('4:8'), Pattern('5:8T'))
         >>> suggest_pattern(torch.ones(8, 8)) is None
         True
 
