@@ -23,7 +23,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
 import transposable
 from transposable.demo.sentences import SENTENCES
-from transposable.prune import METHODS, AdaPrune, prune_model
+from transposable.prune import METHODS, prune_model
 
 Tokens = Callable[[str], list[int]]
 
@@ -82,7 +82,6 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["magnitude", "wanda", "adaprune"])
     parser.add_argument("--layers", default="encoder.layer.5.attention.*", help="glob, or '*'")
     parser.add_argument("--samples", type=int, default=64)
-    parser.add_argument("--ridge", type=float, default=1.0, help="of adaprune; less with more text")
     parser.add_argument("--text", type=Path, help="UTF-8, a sample on each line")
     options = parser.parse_args()
 
@@ -104,7 +103,7 @@ def main() -> None:
         report = prune_model(
             pruned,
             options.pattern,
-            AdaPrune(ridge=options.ridge) if method == "adaprune" else method,
+            method,
             data,
             include=options.layers,
             exclude=["pooler.*"] if options.layers == "*" else [],

@@ -37,12 +37,28 @@ ROWS: tuple[tuple[str, str, str, float, str, dict[str, str]], ...] = (
         {"dense": "dense", "4:8T": "4:8T", "2:4T": "2:4T"},
     ),
     (
+        "static_cifar10",
+        "the same, pruned by AdaPrune",
+        "top1",
+        1,
+        ".2f",
+        {"dense": "dense", "4:8T": "4:8T after AdaPrune"},
+    ),
+    (
         "finetune_minilm",
         "MiniLM, pruned and fine-tuned, STS-B: 100 x Spearman",
         "spearman",
         100,
         ".2f",
         {"dense": "dense", "4:8T": "4:8T", "2:4T": "2:4T"},
+    ),
+    (
+        "finetune_minilm",
+        "the same, pruned by AdaPrune",
+        "spearman",
+        100,
+        ".2f",
+        {"dense": "dense", "4:8T": "4:8T after AdaPrune"},
     ),
     (
         "pretrain_gpt",

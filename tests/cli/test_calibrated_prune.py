@@ -150,7 +150,8 @@ def same_bytes(one: Path, other: Path, names: set[str]) -> bool:
 def test_models(run: Run, text: Path, tmp_path: Path, kind: str, pattern: str) -> None:
     src, out, masks = make(tmp_path / "m", kind), tmp_path / "out", tmp_path / "masks.safetensors"
     options = ("-p", pattern, "--calibration", text, "--seq-len", 16, "--samples", 30, "--json")
-    result = run("prune", src, *options, "--method", "adaprune", "-o", out, "--masks", masks)
+    by = ("--method", "adaprune", "--scores", "magnitude")
+    result = run("prune", src, *options, *by, "-o", out, "--masks", masks)
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
     magnitude = json.loads(run("prune", src, "-p", pattern, "--dry-run", "--json").stdout)
@@ -293,6 +294,20 @@ def test_the_dtype_of_the_file_is_kept(
     assert changed == {f"{layer}.weight", f"{layer}.bias"}
     assert transposable.verify(new[f"{layer}.weight"], "4:8T").ok
     assert run("verify", out).exit_code == 0
+
+
+def test_a_finished_run_resumes(run: Run, text: Path, bert: Path, tmp_path: Path) -> None:
+    options = ("--method", "adaprune", "--calibration", text, "--resume", tmp_path / "layers")
+    only = ("-i", "*layer.1.*.dense")
+    first = run("prune", bert, "-p", "2:4T", *options, *only, "-o", tmp_path / "a")
+    assert first.exit_code == 0, first.stderr
+    again = run("prune", bert, "-p", "2:4T", *options, *only, "-o", tmp_path / "b")
+    assert "3 of 3 layers were pruned by an earlier run and resumed" in again.stdout
+    files = [tmp_path / name / "model.safetensors" for name in ("a", "b")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    other = run("prune", bert, "-p", "4:8T", *options, *only, "-o", tmp_path / "c")
+    assert other.exit_code != 0
+    assert "pattern" in other.stderr
 
 
 def test_in_place_and_again(run: Run, text: Path, bert: Path) -> None:
@@ -540,6 +555,7 @@ def test_a_file_instead_of_a_directory(run: Run, text: Path, bert: Path) -> None
         (("--method", "nosuch"), f"choose from {', '.join(METHODS)}"),
         (("--samples", 10, "--seq-len", 16), "--samples, --seq-len: only with --calibration"),
         (("--mode", "parallel"), "--mode: only with --calibration"),
+        (("--resume", "here"), "--resume: only with --calibration"),
     ],
 )
 def test_options_without_calibration(

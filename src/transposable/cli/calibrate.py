@@ -33,6 +33,7 @@ class How:
     mode: str | None
     samples: int | None
     seq_len: int | None
+    resume: Path | None
 
 
 def check_method(method: str, scores: object) -> None:
@@ -101,6 +102,7 @@ def run(
                 method=how.method,
                 scores=how.scores,
                 mode=mode,
+                resume=how.resume,
                 solver=chosen,
                 masks=masks,
                 progress=progress,

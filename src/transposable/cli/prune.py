@@ -64,6 +64,12 @@ from transposable.cli.app import EXIT_CODES, debug_option, json_option
     type=click.IntRange(min=2),
     help="With --calibration: tokens of a sample; default 256, or what the model takes.",
 )
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="With --calibration: keep finished layers there, and go on after a kill.",
+)
 @click.option("--solver", default="auto", show_default=True, help="See 'transposable solvers'.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; default: all cores.")
 @click.option(
@@ -100,6 +106,7 @@ def command(
     mode: str | None,
     samples: int | None,
     seq_len: int | None,
+    resume: Path | None,
     solver: str,
     threads: int | None,
     layouts: tuple[str, ...],
@@ -130,10 +137,12 @@ def command(
     if calibration is not None:
         from transposable.cli import calibrate
 
-        how = calibrate.How(calibration, method, scores, mode, samples, seq_len)
+        how = calibrate.How(calibration, method, scores, mode, samples, seq_len, resume)
         calibrate.run(src, pattern, target, how, choice, solver, chosen, masks, as_json)
         return
-    _check_magnitude(method, scores=scores, mode=mode, samples=samples, seq_len=seq_len)
+    _check_magnitude(
+        method, scores=scores, mode=mode, samples=samples, seq_len=seq_len, resume=resume
+    )
     from transposable.cli.prune_report import document, print_report, print_selection
     from transposable.export import open_source, plan, prune_model
 
@@ -158,7 +167,7 @@ def command(
         print_report(report, target, masks)
 
 
-def _check_magnitude(method: str, **options: str | int | None) -> None:
+def _check_magnitude(method: str, **options: str | int | Path | None) -> None:
     """Without calibration there is one method, and nothing to set about samples."""
     if method != "magnitude":
         from transposable.cli.calibrate import check_method

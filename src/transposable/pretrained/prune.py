@@ -62,6 +62,7 @@ def prune_pretrained(
     method: str | Method = "adaprune",
     scores: str | None = None,
     mode: Mode = "sequential",
+    resume: str | os.PathLike[str] | None = None,
     solver: str | Solver = "auto",
     masks: str | os.PathLike[str] | None = None,
     progress: Callable[[float, str], None] | None = None,
@@ -101,6 +102,7 @@ def prune_pretrained(
             scores=scores,
             mode=mode,
             samples=text.samples,
+            resume=resume,
             solver=solver,
             progress=progress,
         )
