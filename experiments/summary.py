@@ -1,4 +1,4 @@
-"""The figures of all training experiments in one table, for the README of the project.
+"""The figures of all experiments in two tables, for the README of the project.
 
 python -m experiments.summary [README.md]
 """
@@ -12,7 +12,6 @@ from typing import Any
 
 from experiments import tables
 
-BEGIN, END = "<!-- training -->", "<!-- /training -->"
 FOLDER = Path(__file__).parent
 ROWS: tuple[tuple[str, str, str, float, str, dict[str, str]], ...] = (
     (
@@ -70,28 +69,62 @@ ROWS: tuple[tuple[str, str, str, float, str, dict[str, str]], ...] = (
     ),
 )
 PATTERNS = ("dense", "2:4", "4:8T", "2:4T")
+PRUNED = ("magnitude", "SparseGPT", "ALPS", "AdaPrune")
 
 
-def summary() -> str:
-    """A table with one row for each experiment: mean of the last epoch over the seeds."""
+def training() -> str:
+    """One row for each experiment: means over seeds, and differences to dense by seed."""
     rows = []
     for folder, title, key, factor, form, configs in ROWS:
         document = json.loads((FOLDER / folder / "result.json").read_text(encoding="utf-8"))
         grouped = tables.by_config(document)
-        runs = {pattern: grouped[config] for pattern, config in configs.items()}
-        cells = [_cell(runs.get(pattern), key, factor, form) for pattern in PATTERNS]
-        rows.append([f"[{title}](experiments/{folder}/README.md)", str(len(runs["dense"])), *cells])
+        score = tables.Score(key, {}, factor, int(form[1]))
+        dense = grouped["dense"]
+        cells, counts = [], []
+        for pattern in PATTERNS:
+            runs = grouped.get(configs.get(pattern, ""))
+            cells.append(_cell(runs, dense, score))
+            counts.append(len(runs or dense))
+        low, high = min(counts), max(counts)
+        seeds = str(low) if low == high else f"{low} to {high}"
+        rows.append([f"[{title}](experiments/{folder}/README.md)", seeds, *cells])
     return tables.markdown(("training", "seeds", *PATTERNS), rows)
 
 
+def pruning() -> str:
+    """One row for each network and pattern: the score after pruning, by method."""
+    document = json.loads((FOLDER / "adaprune" / "result.json").read_text(encoding="utf-8"))
+    rows = []
+    for task in document["tasks"]:
+        runs = {run["config"]: run for run in task["runs"]}
+        shown = [runs["magnitude"]["score_masked"] if "magnitude" in runs else None]
+        shown += [runs[name]["score"] if name in runs else None for name in PRUNED]
+        cells = ["" if value is None else f"{value:.{task['digits']}f}" for value in shown]
+        name = f"{task['task']} {task['pattern']}: {task['score']}"
+        rows.append([name, f"{task['dense']:.{task['digits']}f}", *cells])
+    head = ("network", "dense", "mask by magnitude alone", *PRUNED)
+    return tables.markdown(head, rows)
+
+
 def with_summary(text: str) -> str:
-    """A text with the table between its markers replaced."""
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{summary()}\n{END}{rest.split(END)[1]}"
+    """A text with the tables between their markers replaced."""
+    for marker, table in (("training", training), ("pruning", pruning)):
+        before, rest = text.split(f"<!-- {marker} -->")
+        after = rest.split(f"<!-- /{marker} -->")[1]
+        text = f"{before}<!-- {marker} -->\n{table()}\n<!-- /{marker} -->{after}"
+    return text
 
 
-def _cell(runs: list[dict[str, Any]] | None, key: str, factor: float, form: str) -> str:
-    return "" if runs is None else format(factor * tables.mean(runs, key), form)
+def _cell(
+    runs: list[dict[str, Any]] | None, dense: list[dict[str, Any]], score: tables.Score
+) -> str:
+    if runs is None:
+        return ""
+    mean = format(sum(score.of(run) for run in runs) / len(runs), f".{score.digits}f")
+    difference = tables.paired(runs, dense, score)
+    if runs is dense or difference is None:
+        return mean
+    return f"{mean} ({difference:+.{score.digits}f})"
 
 
 if __name__ == "__main__":
