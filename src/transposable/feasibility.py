@@ -55,5 +55,8 @@ def feasibility(rho: float, n: int, m: int) -> float:
         )
     # A double is a ratio of integers, and the quotient of two integers is rounded once.
     zero, one = float(rho).as_integer_ratio()
-    total = sum(math.comb(m, i) * zero**i * (one - zero) ** (m - i) for i in range(m - n, m + 1))
-    return total / one**m
+    total: int = sum(
+        math.comb(m, i) * zero**i * (one - zero) ** (m - i) for i in range(m - n, m + 1)
+    )
+    every: int = one**m
+    return total / every

@@ -11,7 +11,7 @@ from transposable.arrays import to_scores
 from transposable.errors import PatternError, ScoresError
 from transposable.feasibility import feasibility
 from transposable.nn.selection import Names, select
-from transposable.pattern import Pattern
+from transposable.pattern import Pattern, Structure
 
 
 def suggest_pattern(
@@ -44,14 +44,14 @@ def suggest_pattern(
 
     Example:
         >>> weight = torch.where(torch.arange(64).reshape(8, 8) % 10 < 7, 0.0, 1.0)
-        >>> suggest_pattern(weight), suggest_pattern(weight, 0.9, transposable=True)
-        (Pattern('5:8'), Pattern('4:8T'))
+        >>> suggest_pattern(weight), suggest_pattern(weight, 0.98, transposable=True)
+        (Pattern('4:8'), Pattern('5:8T'))
         >>> suggest_pattern(torch.ones(8, 8)) is None
         True
 
     Hubara et al., NeurIPS 2021, and its code, which chooses a layer's pattern by this rule.
     """
-    structure = "transposable" if transposable else "row"
+    structure: Structure = "transposable" if transposable else "row"
     Pattern(1, m, structure)  # says what is wrong with an m
     try:
         valid = 0.0 < confidence <= 1.0
