@@ -152,6 +152,10 @@ bench-solve: $(STAMPS)/dev ## the solver benchmark: peers in the same run, table
 bench-refresh: $(STAMPS)/dev ## what a refresh of the masks costs in training, table into docs/train.md
 	@$(PY) -m benchmarks.refresh --json benchmarks/results/refresh.json --markdown docs/train.md
 
+.PHONY: bench-prune
+bench-prune: $(STAMPS)/dev ## exact AdaPrune of a layer of 4096 x 11008: time, memory, error
+	@$(PY) -m benchmarks.prune_layer --json benchmarks/results/prune_layer.json
+
 .PHONY: clean
 clean: ## remove everything that make created
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -80,6 +80,12 @@ def batches(
         yield normalised(pixels), bordered.labels[chosen]
 
 
+def plain(bordered: Images, size: int = 250) -> list[torch.Tensor]:
+    """Images without their border and not augmented, normalised, in batches."""
+    inner = bordered.pixels[:, BORDER:-BORDER, BORDER:-BORDER]
+    return list(normalised(inner).split(size))
+
+
 def top1(net: torch.nn.Module, images: Images, size: int = 500) -> float:
     """Percentage of images whose largest output is the label, in float32."""
     net.eval()

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from experiments import cifar
-from experiments.methods import Method, refreshes, sparse_weights
+from experiments.methods import CALIBRATION, Method, refreshes, sparse_weights
 from experiments.runs import Run, RunStore
 from experiments.training import Rate, Task, fit
 
@@ -58,7 +58,9 @@ def train(
     """Train one network as the run's settings say and keep its result."""
     budget = Budget(**{field.name: run.settings[field.name] for field in fields(Budget)})
     net = net.to(memory_format=torch.channels_last)
-    controller = method.attach(net, exclude=DENSE_LAYERS)
+    controller = method.attach(
+        net, exclude=DENSE_LAYERS, calibration=cifar.plain(split.train.part(0, CALIBRATION))
+    )
     task = Task(
         net=net,
         optimizer=torch.optim.SGD(

@@ -9,7 +9,12 @@ from typing import Any
 from torch import nn
 
 from transposable import MaskController, sparsify, verify
+from transposable.prune import AdaPrune, prune_model
 from transposable.train import Recipe, Refresh, Static
+
+CALIBRATION = 1000
+"""Training samples that AdaPrune is given."""
+START = AdaPrune(ridge=1e-2)
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,8 @@ class Method:
     solver: str = "auto"
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the experiment that this configuration has otherwise: a longer schedule."""
+    calibrated: bool = False
+    """Whether AdaPrune prunes the network before the training, not the magnitude alone."""
 
     def settings(self) -> dict[str, Any]:
         """Everything that a run's result depends on, as text and numbers."""
@@ -33,14 +40,30 @@ class Method:
             "recipe": repr(self.recipe),
             "refresh": self.refresh,
             "solver": self.solver,
+            **({"start": repr(START)} if self.calibrated else {}),
         }
 
     def attach(
-        self, net: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] = ()
+        self,
+        net: nn.Module,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        calibration: Sequence[Any] = (),
     ) -> MaskController | None:
         """Make the network sparse and return its controller, None for the dense one."""
         if self.pattern is None:
             return None
+        if self.calibrated:
+            prune_model(
+                net,
+                self.pattern,
+                START,
+                calibration,
+                include=include,
+                exclude=exclude,
+                samples=CALIBRATION,
+            )
+            # The masks that sparsify finds now are those of AdaPrune: all else is zero.
         sparsify(net, self.pattern, include=include, exclude=exclude, solver=self.solver)
         return MaskController(net, recipe=self.recipe, refresh=self.refresh, solver=self.solver)
 

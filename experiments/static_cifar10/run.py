@@ -23,6 +23,8 @@ METHODS = (
     Method("dense"),
     Method("4:8T", "4:8T"),
     Method("2:4T", "2:4T"),
+    Method("4:8T after AdaPrune", "4:8T", calibrated=True),
+    Method("2:4T after AdaPrune", "2:4T", calibrated=True),
     Method("dense, 9 epochs", changes=LONGER),
     Method("4:8T, 9 epochs", "4:8T", changes=LONGER),
 )

@@ -58,5 +58,5 @@ def feasibility(rho: float, n: int, m: int) -> float:
     total: int = sum(
         math.comb(m, i) * zero**i * (one - zero) ** (m - i) for i in range(m - n, m + 1)
     )
-    every: int = one**m
-    return total / every
+    whole: int = one**m
+    return total / whole

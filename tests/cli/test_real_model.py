@@ -12,6 +12,7 @@ from click.testing import Result
 from safetensors import safe_open
 
 from transposable.demo.encoder import model_directory
+from transposable.demo.sentences import SENTENCES
 
 Run = Callable[..., Result]
 
@@ -41,3 +42,23 @@ def test_minilm(run: Run, tmp_path: Path, pattern: str, retention: float) -> Non
         assert new.metadata()["transposable.pattern"] == pattern
         for name in ("embeddings.word_embeddings.weight", "pooler.dense.weight"):
             assert new.get_tensor(name).equal(old.get_tensor(name))
+
+
+def test_minilm_with_calibration(run: Run, tmp_path: Path) -> None:
+    """Two layers, some sentences: the update brings their outputs closer to the dense ones."""
+    text = tmp_path / "sentences.txt"
+    text.write_text("\n".join(SENTENCES), encoding="utf-8")
+    out = tmp_path / "out"
+    given = ("-p", "2:4T", "--calibration", text, "-i", "encoder.layer.[25].attention.output.dense")
+    more = ("--seq-len", 32, "--json", "--threads", 1)
+    documents = {}
+    for method in ("magnitude", "adaprune"):
+        result = run("prune", model_directory(), *given, *more, "--method", method, "-o", out)
+        assert result.exit_code == 0, result.stderr
+        assert run("verify", out).exit_code == 0
+        documents[method] = json.loads(result.stdout)["tensors"]
+    assert len(documents["magnitude"]) == 2
+    for alone, updated in zip(documents["magnitude"], documents["adaprune"], strict=True):
+        assert alone["error"] == alone["error_masked"] > 0.05
+        assert updated["error"] < 0.5 * alone["error"]
+        assert updated["retention"] == alone["retention"]

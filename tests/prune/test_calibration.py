@@ -71,7 +71,8 @@ def test_512_samples_by_default() -> None:
 def test_all_tensors_of_a_cut_batch_are_cut() -> None:
     batch = {"x": X, "scale": torch.ones(10, 1)}
     (call,) = record(Two(), [batch], 3, None)
-    assert call.kwargs["x"].shape == (3, 4) and call.kwargs["scale"].shape == (3, 1)
+    assert call.kwargs["x"].shape == (3, 4)
+    assert call.kwargs["scale"].shape == (3, 1)
     assert call.run(Two()).shape == (3, 4)
 
 
@@ -153,12 +154,12 @@ list(used_up)
 
 @pytest.mark.parametrize("empty", [[], used_up, DataLoader(TensorDataset(X[:0])), lambda model: 1])
 def test_no_batch(empty: Any) -> None:
-    with pytest.raises(CalibrationError, match="there was no batch.*used up"):
+    with pytest.raises(CalibrationError, match=r"there was no batch.*used up"):
         record(Two(), empty, None, None)
 
 
 @pytest.mark.parametrize(
-    "calibration, message",
+    ("calibration", "message"),
     [
         (3, "received a int; give a DataLoader"),
         (["some text"], "batch 0 is a str; a batch is a tensor"),

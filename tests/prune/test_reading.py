@@ -97,7 +97,7 @@ def test_a_linear_layer_takes_any_number_of_dimensions(
     assert torch.allclose(found, reading.outputs(layer(x)), atol=1e-6)
 
 
-@pytest.mark.parametrize("kind, sizes", [(nn.Conv1d, (9,)), (nn.Conv2d, (5, 9))])
+@pytest.mark.parametrize(("kind", "sizes"), [(nn.Conv1d, (9,)), (nn.Conv2d, (5, 9))])
 @pytest.mark.parametrize("out", [4, 9])
 def test_a_convolution_without_a_batch(
     kind: type[nn.Module], sizes: tuple[int, ...], out: int
@@ -128,5 +128,6 @@ def test_matrices_and_tiles_go_back(
 def test_the_sums_of_no_sample_take_no_memory() -> None:
     reading = Reading.of(nn.Linear(4096, 11008, device="meta"))
     moments = Moments.none(reading, torch.device("cpu"))
-    assert moments.gram.shape == (1, 4096, 4096) and moments.cross.shape == (1, 11008, 4096)
+    assert moments.gram.shape == (1, 4096, 4096)
+    assert moments.cross.shape == (1, 11008, 4096)
     assert sum(t.untyped_storage().nbytes() for t in moments.tensors()) < 1000

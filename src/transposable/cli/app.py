@@ -17,6 +17,7 @@ from transposable.cli.signals import Interrupted, catching_signals
 from transposable.errors import (
     FileError,
     LayoutError,
+    MethodError,
     OutputError,
     PatternError,
     SelectionError,
@@ -64,7 +65,7 @@ def exit_code(error: BaseException) -> int:
         return 130
     if isinstance(error, click.ClickException):
         return error.exit_code
-    if isinstance(error, PatternError | SelectionError | LayoutError):
+    if isinstance(error, PatternError | SelectionError | LayoutError | MethodError):
         return USAGE
     if isinstance(error, OutputError):
         return BAD_OUTPUT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
@@ -143,17 +144,39 @@ def _ranges(numbers: list[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
+def left_text(seconds: float) -> str:
+    """A time that is left, in whole seconds, minutes or hours.
+
+    Example:
+        >>> left_text(42.3), left_text(754), left_text(7400)
+        ('42 s', '12 min 34 s', '2 h 3 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 @contextmanager
-def progress(label: str) -> Iterator[Callable[[float, str], None]]:
+def progress(label: str, *, eta: bool = False) -> Iterator[Callable[[float, str], None]]:
     """Report work done on standard error: a bar on a terminal, a line every tenth elsewhere.
 
     Args:
         label: what is being done.
+        eta: also say how much longer it will take at the speed so far.
 
     Yields:
         A function of (share of the work that is done, name of what was finished).
     """
     err = console(sys.stderr)
+    started = time.perf_counter()
+
+    def name_text(share: float, name: str) -> str:
+        if not eta or not 0 < share < 1:
+            return name
+        return f"{name}, {left_text((time.perf_counter() - started) * (1 - share) / share)} left"
+
     if not err.is_terminal:
         shown = 0
 
@@ -162,7 +185,7 @@ def progress(label: str) -> Iterator[Callable[[float, str], None]]:
             tenths = int(10 * share + 1e-9)
             if tenths > shown:
                 shown = tenths
-                click.echo(f"{label}: {10 * tenths} % ({name})", err=True)
+                click.echo(f"{label}: {10 * tenths} % ({name_text(share, name)})", err=True)
 
         yield line
         return
@@ -177,4 +200,4 @@ def progress(label: str) -> Iterator[Callable[[float, str], None]]:
     )
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task(label, total=1.0, name="")
-        yield lambda share, name: bar.update(task, completed=share, name=name)
+        yield lambda share, name: bar.update(task, completed=share, name=name_text(share, name))

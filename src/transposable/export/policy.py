@@ -123,6 +123,18 @@ def default_reasons(tensors: Sequence[Tensor], config: dict[str, Any]) -> dict[s
     return reasons
 
 
+def is_of_head(name: str) -> bool:
+    """Whether a parameter belongs to a head or pooler, whatever its shape: nothing comes after it.
+
+    Example:
+        >>> is_of_head("bert.pooler.dense.bias"), is_of_head("encoder.layer.0.output.dense.bias")
+        (True, False)
+    """
+    parts = _parts(name)
+    outside = parts[: next((i for i, p in enumerate(parts) if p.isdigit()), len(parts))]
+    return any(_HEAD.match(part) for part in outside)
+
+
 def default_layout(tensor: Tensor) -> str:
     """How a bare tensor is read: 2-D linear, 4-D and 5-D conv, 3-D stacked experts or conv.
 

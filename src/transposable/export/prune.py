@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from transposable.export.apply import PrunedTensor, Worker
-from transposable.export.atomic import Transaction, absolute
-from transposable.export.masks import MasksWriter
+from transposable.export.outputs import Outputs
 from transposable.export.policy import Tensor
-from transposable.export.reader import TensorFile
-from transposable.export.record import write_record
 from transposable.export.retention import relative
 from transposable.export.selection import Choice, Decision, select
 from transposable.export.source import Source
-from transposable.export.targets import check_targets, fill_directory
-from transposable.export.writer import TensorWriter
 from transposable.pattern import Pattern
 from transposable.solvers import Auto, Solver, make_solver
 
@@ -91,6 +84,7 @@ def prune_model(
 
     Example:
         >>> import tempfile, torch
+        >>> from pathlib import Path
         >>> from safetensors.torch import load_file, save_file
         >>> from transposable.export import open_source
         >>> path = Path(tempfile.mkdtemp()) / "model.safetensors"
@@ -106,51 +100,12 @@ def prune_model(
     if isinstance(chosen, Auto):
         chosen = chosen.choose(pattern)
     decisions = {decision.tensor.name: decision for decision in plan(source, pattern, choice)}
-    notes = list(source.notes)
-    check_targets(source, out, masks)
+    readings = {name: d.reading for name, d in decisions.items() if d.reading is not None}
+    outputs = Outputs(source, pattern, readings, out, masks)
     worker = Worker(source, decisions, chosen, threads)
-    pruned: list[PrunedTensor] = []
-    done = 0
-    total = sum(math.prod(d.tensor.shape) for d in decisions.values() if d.pruned)
-    with Transaction() as outputs:
-        if out is not None and source.is_directory:
-            notes += fill_directory(outputs, source, Path(out))
-        mask_writer = None
-        if masks is not None:
-            mask_writer = MasksWriter(outputs.file(masks), worker.announced(source))
-        for shard in source.shards:
-            writer = _writer(outputs, source, shard, worker, pattern, out)
-            for entry in shard.header.stored:
-                figures = worker.process(shard, entry, writer, mask_writer)
-                if figures is not None:
-                    pruned.append(figures)
-                    done += figures.weights
-                    if progress is not None:
-                        progress(done / max(total, 1), entry.name)
-            if writer is not None:
-                writer.finish()
-        if mask_writer is not None:
-            mask_writer.finish()
+    with outputs:
+        pruned = outputs.write(worker.process, progress)
     dense = tuple(decision for decision in decisions.values() if not decision.pruned)
+    notes = (*source.notes, *outputs.notes)
     seconds = time.perf_counter() - started
-    return PruneReport(pattern, chosen.name, tuple(pruned), dense, tuple(notes), seconds)
-
-
-def _writer(
-    outputs: Transaction,
-    source: Source,
-    shard: TensorFile,
-    worker: Worker,
-    pattern: Pattern,
-    out: str | os.PathLike[str] | None,
-) -> TensorWriter | None:
-    if out is None:
-        return None
-    path = absolute(out) / shard.path.name if source.is_directory else Path(out)
-    record = {}
-    for entry in shard.header.entries:
-        reading = worker.reading(entry.name)
-        if reading is not None:
-            record[entry.name] = reading
-    metadata = write_record(shard.header.metadata, pattern, record)
-    return TensorWriter(outputs.file(path), shard.header, metadata)
+    return PruneReport(pattern, chosen.name, tuple(pruned), dense, notes, seconds)

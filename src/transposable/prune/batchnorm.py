@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,9 +12,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from transposable.prune.calibration import Call
+from transposable.prune.ranks import Ranks
+from transposable.prune.replay import run
 from transposable.prune.weights import Weights
 
 Stats = tuple[torch.Tensor, torch.Tensor]
+Saved = tuple[torch.Tensor, ...]
 Look = Callable[[str, _BatchNorm, torch.Tensor], None]
 
 
@@ -31,35 +35,65 @@ def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     }
 
 
-def saved(norms: Mapping[str, _BatchNorm]) -> dict[str, Stats]:
-    """Copies of the running means and variances."""
-    return {name: (_mean(norm).clone(), _var(norm).clone()) for name, norm in norms.items()}
+def saved(norms: Mapping[str, _BatchNorm]) -> dict[str, Saved]:
+    """Copies of the running statistics."""
+    return {name: tuple(b.clone() for b in _buffers(norm)) for name, norm in norms.items()}
 
 
-def restore(norms: Mapping[str, _BatchNorm], stats: Mapping[str, Stats]) -> None:
+def restore(norms: Mapping[str, _BatchNorm], stats: Mapping[str, Saved]) -> None:
     """Give batch norms the statistics that :func:`saved` copied."""
     for name, norm in norms.items():
-        _set(norm, *stats[name])
+        for buffer, value in zip(_buffers(norm), stats[name], strict=True):
+            buffer.copy_(value)
 
 
-def match(model: nn.Module, calls: Sequence[Call], weights: Weights) -> None:
+@dataclass
+class _Sums:
+    """Sums of means and variances by batch norm, and of the weights of their terms."""
+
+    means: dict[str, torch.Tensor]
+    variances: dict[str, torch.Tensor]
+    total: dict[str, int]
+
+    def apply(self, norms: Mapping[str, _BatchNorm], ranks: Ranks) -> dict[str, int]:
+        """Give batch norms the means over all ranks; the weights of these, 0 if there is none."""
+        ranks.add([*self.means.values(), *self.variances.values()])
+        totals = ranks.gather(self.total)
+        total = {name: sum(one[name] for one in totals) for name in norms}
+        for name, norm in norms.items():
+            if total[name]:
+                mean, var = self.means[name] / total[name], self.variances[name] / total[name]
+                _set(norm, mean, var)
+        return total
+
+
+def match(model: nn.Module, calls: Sequence[Call], weights: Weights, ranks: Ranks) -> None:
     """Move running statistics by what pruning changed on the calibration data.
 
-        mean += mean_pruned - mean_dense,   var *= var_pruned / var_dense
+        r = var_pruned / var_dense,   var <- r var,
+        mean <- mean_pruned + sqrt(r) (mean - mean_dense)
 
-    with the moments of a batch norm's input over a batch, and then the mean over batches. A new
-    estimate would also take the difference between calibration and training data (plain images and
-    augmented ones, say) for an effect of pruning; this does not.
+    with the moments of a batch norm's input over a batch, and then the mean over batches: on the
+    calibration data its output has the moments that it had in the dense model. A new estimate would
+    also take the difference between calibration and training data (plain images and augmented
+    ones, say) for an effect of pruning; this does not.
 
     Args:
         model: in evaluation mode, with its pruned weights.
-        calls: the calibration; each call runs the model twice.
+        calls: the calibration of this rank; each call runs the model twice.
         weights: gives the dense model.
+        ranks: over which sums are taken.
     """
     norms = batch_norms(model)
+    ranks.agree(lambda: _matched(norms, model, calls, weights)).apply(norms, ranks)
+
+
+def _matched(
+    norms: Mapping[str, _BatchNorm], model: nn.Module, calls: Sequence[Call], weights: Weights
+) -> _Sums:
     before = saved(norms)
-    means = {name: torch.zeros_like(mean) for name, (mean, _) in before.items()}
-    variances = {name: torch.zeros_like(var) for name, (_, var) in before.items()}
+    means = {name: torch.zeros_like(mean) for name, (mean, *_) in before.items()}
+    variances = {name: torch.zeros_like(var) for name, (_, var, *_) in before.items()}
     total: dict[str, int] = dict.fromkeys(norms, 0)
     for call in calls:
         dense: dict[str, list[Stats]] = {name: [] for name in norms}
@@ -80,10 +114,10 @@ def match(model: nn.Module, calls: Sequence[Call], weights: Weights) -> None:
             dense: Mapping[str, list[Stats]] = dense,
             samples: int = call.samples,
         ) -> None:
-            mean_before, var_before = before[name]
+            mean_before, var_before, *_ = before[name]
             (mean_dense, var_dense), (mean, var) = dense[name].pop(0), _moments(x)
             ratio = (var + norm.eps) / (var_dense + norm.eps)
-            new_mean = mean_before + mean - mean_dense
+            new_mean = mean + ratio.sqrt() * (mean_before - mean_dense)
             new_var = ((var_before + norm.eps) * ratio - norm.eps).clamp_(min=0)
             _set(norm, new_mean, new_var)
             means[name] += samples * new_mean
@@ -91,23 +125,40 @@ def match(model: nn.Module, calls: Sequence[Call], weights: Weights) -> None:
             total[name] += samples
 
         with weights.all_dense(), _watched(norms, note):
-            call.run(model)
+            run(model, call)
         with _watched(norms, adapt):
-            call.run(model)
+            run(model, call)
         restore(norms, before)
-    for name, norm in norms.items():
-        if total[name]:
-            _set(norm, means[name] / total[name], variances[name] / total[name])
+    return _Sums(means, variances, total)
 
 
-def estimate(model: nn.Module, calls: Sequence[Call]) -> None:
+def estimate(model: nn.Module, calls: Sequence[Call], ranks: Ranks) -> None:
     """Take running statistics anew: the mean over batches of those of each batch.
+
+    A batch norm that no batch reaches keeps what it has.
 
     Args:
         model: in evaluation mode; only its batch norms are trained meanwhile.
-        calls: data as the network was trained with, augmented if that was.
+        calls: this rank's part of data as the network was trained with, augmented if that was.
+        ranks: over which means are taken.
     """
     norms = batch_norms(model)
+    before = saved(norms)
+    ranks.agree(lambda: _estimated(norms, model, calls))
+    batches = {name: int(_tracked(norm)) for name, norm in norms.items()}
+    if ranks.size > 1:
+        sums = _Sums(
+            {name: _mean(norm) * batches[name] for name, norm in norms.items()},
+            {name: _var(norm) * batches[name] for name, norm in norms.items()},
+            batches,
+        )
+        batches = sums.apply(norms, ranks)
+        for name, norm in norms.items():
+            _tracked(norm).fill_(batches[name])
+    restore({name: norm for name, norm in norms.items() if not batches[name]}, before)
+
+
+def _estimated(norms: Mapping[str, _BatchNorm], model: nn.Module, calls: Sequence[Call]) -> None:
     momenta = {name: norm.momentum for name, norm in norms.items()}
     try:
         for norm in norms.values():
@@ -115,7 +166,7 @@ def estimate(model: nn.Module, calls: Sequence[Call]) -> None:
             norm.momentum = None  # a plain mean over batches
             norm.train()
         for call in calls:
-            call.run(model)
+            run(model, call)
     finally:
         for name, norm in norms.items():
             norm.momentum = momenta[name]
@@ -125,10 +176,10 @@ def estimate(model: nn.Module, calls: Sequence[Call]) -> None:
 @contextmanager
 def _watched(norms: Mapping[str, _BatchNorm], look: Look) -> Iterator[None]:
     def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def run(module: nn.Module, args: tuple[Any, ...]) -> None:
+        def before(module: nn.Module, args: tuple[Any, ...]) -> None:
             look(name, norms[name], args[0])
 
-        return run
+        return before
 
     handles = [norm.register_forward_pre_hook(hook(name)) for name, norm in norms.items()]
     try:
@@ -144,6 +195,11 @@ def _moments(x: torch.Tensor) -> Stats:
     return mean, var
 
 
+def _buffers(norm: _BatchNorm) -> list[torch.Tensor]:
+    found = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
+    return [buffer for buffer in found if buffer is not None]
+
+
 def _mean(norm: _BatchNorm) -> torch.Tensor:
     assert norm.running_mean is not None
     return norm.running_mean
@@ -152,6 +208,11 @@ def _mean(norm: _BatchNorm) -> torch.Tensor:
 def _var(norm: _BatchNorm) -> torch.Tensor:
     assert norm.running_var is not None
     return norm.running_var
+
+
+def _tracked(norm: _BatchNorm) -> torch.Tensor:
+    assert norm.num_batches_tracked is not None
+    return norm.num_batches_tracked
 
 
 def _set(norm: _BatchNorm, mean: torch.Tensor, var: torch.Tensor) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,16 +21,20 @@ Calibration = Iterable[Any] | Callable[[nn.Module], Any]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of the model: positional and keyword arguments, and how many samples they hold."""
+    """One call of a module: positional and keyword arguments, and how many samples they hold.
+
+    ``number`` counts the calls of the model that the calibration makes, for messages.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     samples: int
+    number: int = 0
 
     def run(self, module: nn.Module) -> Any:
         """Call a module with these arguments; what it changes in them is lost."""
         args, kwargs = self.args, self.kwargs
-        if not _is_plain((args, kwargs)):  # a cache of keys and values, for example, would grow
+        if not is_plain((args, kwargs)):  # a cache of keys and values, for example, would grow
             args, kwargs = copy.deepcopy((args, kwargs))
         return module(*args, **kwargs)
 
@@ -82,7 +86,7 @@ def record(
             "calibration: there was no batch (an iterator that was used up before, or an empty "
             "loader or loop); give a loader that starts again, or a list of batches"
         )
-    return calls
+    return [replace(call, number=number) for number, call in enumerate(calls)]
 
 
 def _from_batches(
@@ -137,7 +141,7 @@ def _from_loop(
         if samples is not None and sum(call.samples for call in calls) >= samples:
             return
         copied = pytree.tree_map(lambda v: v.clone() if _is_tensor(v) else v, (args, kwargs))
-        if not _is_plain(copied):
+        if not is_plain(copied):
             copied = copy.deepcopy(copied)
         calls.append(_call(*copied))
 
@@ -194,7 +198,7 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor)
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
     """Whether there are only tensors, numbers and text in it, which no model changes."""
     plain = (torch.Tensor, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
     return all(isinstance(leaf, plain) for leaf in pytree.tree_leaves(value))

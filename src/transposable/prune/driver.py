@@ -4,39 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
-import torch
 from torch import nn
 
 from transposable.errors import CalibrationError
 from transposable.prune.calibration import Call
-from transposable.prune.collect import Collected, collect
-from transposable.prune.methods.base import Method, Pruned
-from transposable.prune.methods.mask_only import Magnitude
+from transposable.prune.chain import Chains
+from transposable.prune.checkpoint import Checkpoint
+from transposable.prune.collect import Collected, close, collect
 from transposable.prune.moments import Moments
+from transposable.prune.one_layer import Settings, prune_layer
 from transposable.prune.plan import Layer
-from transposable.prune.problem import LayerProblem
-from transposable.prune.replay import Trace, trace
+from transposable.prune.ranks import Ranks
+from transposable.prune.replay import Groups, merged, trace
 from transposable.prune.report import LayerReport
+from transposable.prune.results import Results
 from transposable.prune.weights import Weights
-from transposable.solvers import Solver
-from transposable.verification import verify
 
 PARALLEL_MEMORY = 2 << 30
 """Bytes of sums that are collected in one pass over the data, in parallel mode."""
 
-
-@dataclass(frozen=True)
-class Settings:
-    """How all layers are pruned."""
-
-    method: Method
-    sequential: bool = True
-    solver: str | Solver = "auto"
-    keep_zeros: bool = True
-    refit_bias: bool = True
-    strict: bool = False
+CHAINS = True
+"""Whether blocks are run one by one; the results are the same without."""
 
 
 class Driver:
@@ -45,10 +36,13 @@ class Driver:
     Args:
         model: in evaluation mode, without gradients.
         layers: what to prune, from :func:`transposable.prune.plan.plan`.
-        calls: the calibration; none for a method that needs no data.
+        calls: the calibration, the same on all ranks; none for a method that needs no data.
         weights: of these layers.
         settings: how.
         done: called after every layer with the share of the layers done and the layer's name.
+        strict: raise if the calibration never reaches a layer.
+        ranks: the processes that share the work.
+        checkpoint: on rank 0, where layers that are done are kept.
     """
 
     def __init__(
@@ -59,14 +53,23 @@ class Driver:
         weights: Weights,
         settings: Settings,
         done: Callable[[float, str], None],
+        *,
+        strict: bool,
+        ranks: Ranks,
+        checkpoint: Checkpoint | None,
     ) -> None:
         self.model = model
         self.layers = layers
-        self.calls = calls
         self.weights = weights
         self.settings = settings
         self.reports: list[LayerReport] = []
+        self.notes: list[str] = []
+        self._total = len(calls)
+        self._calls = ranks.mine(calls)
         self._done = done
+        self._strict = strict
+        self._ranks = ranks
+        self._results = Results(weights, ranks, checkpoint)
 
     def run(self) -> list[LayerReport]:
         """Prune all layers; what each was like is in the order in which they were pruned.
@@ -74,33 +77,56 @@ class Driver:
         Raises:
             CalibrationError: if the model rejects the data, or, with ``strict``, never uses it in
                 one of the layers.
+            CheckpointError, OutputError: if a finished layer cannot be read or written.
         """
-        modules = {name: layer.module for name, layer in self.layers.items()}
-        traced = trace(self.model, modules, self.calls)
-        unreached = self._unreached(traced)
-        for number, stage in enumerate(self._stages(traced)):
-            started = time.perf_counter()
-            found = collect(
+        groups, counts = self._trace()
+        unreached = self._unreached(groups)
+        stages = list(self._stages(groups))
+        chains = self._ranks.agree(
+            lambda: Chains(
                 self.model,
-                stage,
-                self.calls,
-                traced,
+                self._calls,
                 self.weights,
-                # Nothing is pruned yet before the first stage.
-                from_pruned=self.settings.sequential and number > 0,
-                samples=self.settings.method.needs_samples,
+                self.layers,
+                counts,
+                CHAINS and self.settings.sequential and len(stages) > 1,
             )
-            seconds = (time.perf_counter() - started) / len(stage)
-            for layer in stage:
-                self._prune(layer, found[layer.name], seconds)
-        for layer in unreached:
-            self._prune(layer, None, 0.0)
+        )
+        finished = self._results.finished()
+        for number, stage in enumerate(stages):
+            first = [layer for layer in stage if layer.name == layer.tied[0]]
+            todo = [layer for layer in stage if layer.tied[0] not in finished]
+            started = time.perf_counter()
+            # Nothing is pruned yet before the first stage.
+            from_pruned = self.settings.sequential and number > 0
+            found = self._collect(chains, todo, counts, from_pruned) if todo else {}
+            seconds = (time.perf_counter() - started) / max(len(todo), 1)
+            self._prune(first, found, finished, seconds, chains)
+        first = [layer for layer in unreached if layer.name == layer.tied[0]]
+        self._prune(first, {}, finished, 0.0, chains)
+        if finished:
+            self.notes.append(
+                f"{len(finished)} of {len(self.layers)} layers were pruned by an earlier run and "
+                "resumed"
+            )
+        replayed = self._ranks.share(0, len(chains.replayed))
+        if replayed:
+            self.notes.append(f"{replayed} blocks replayed one by one")
         return self.reports
 
-    def _unreached(self, traced: Trace) -> list[Layer]:
-        reached = {name for group in traced.groups for name in group}
+    def _trace(self) -> tuple[Groups, list[Mapping[str, int]]]:
+        """The layers in the order of their calls, and how often each is called, by batch here."""
+        modules = {name: layer.module for name, layer in self.layers.items()}
+        traced = self._ranks.agree(lambda: trace(self.model, modules, self._calls))
+        shares = self._ranks.gather([groups for groups, _ in traced])
+        size = self._ranks.size
+        in_order = [shares[batch % size][batch // size] for batch in range(self._total)]
+        return merged(in_order), [count for _, count in traced]
+
+    def _unreached(self, groups: Groups) -> list[Layer]:
+        reached = {name for group in groups for name in group}
         missing = [layer for layer in self.layers.values() if reached.isdisjoint(layer.tied)]
-        if missing and self.calls and self.settings.strict:
+        if missing and self._total and self._strict:
             names = ", ".join(repr(layer.name) for layer in missing)
             raise CalibrationError(
                 f"prune_model: the calibration never reached {names}; give data that does, leave "
@@ -108,23 +134,24 @@ class Driver:
             )
         return missing
 
-    def _stages(self, traced: Trace) -> Iterator[list[Layer]]:
+    def _stages(self, groups: Groups) -> Iterator[list[Layer]]:
         """Layers whose sums are collected together, in the order of their calls."""
         seen: set[str] = set()
-        groups: list[list[Layer]] = []
-        for names in traced.groups:
+        together: list[list[Layer]] = []
+        for names in groups:
             tied = dict.fromkeys(other for name in names for other in self.layers[name].tied)
             new = [name for name in tied if name not in seen]
             seen.update(new)
             if new:
-                groups.append([self.layers[name] for name in new])
+                together.append([self.layers[name] for name in new])
         if self.settings.sequential:
-            yield from groups
+            yield from together
             return
         stage: list[Layer] = []
         held = 0
-        for group in groups:
-            needed = sum(Moments.memory(layer.reading) for layer in group)
+        for group in together:
+            parts = 1 + self.settings.method.needs_halves
+            needed = parts * sum(Moments.memory(layer.reading) for layer in group)
             if stage and held + needed > PARALLEL_MEMORY:
                 yield stage
                 stage, held = [], 0
@@ -133,105 +160,87 @@ class Driver:
         if stage:
             yield stage
 
-    def _prune(self, layer: Layer, collected: Collected | None, seconds: float) -> None:
-        if layer.name != layer.tied[0]:  # its weight is pruned with the first of them
-            self._finish(layer, self._like_first(layer))
-            return
-        started = time.perf_counter()
-        dense = self.weights.dense(layer.weight)
-        method = self.settings.method if collected is not None else Magnitude()
-        problem = self._problem(layer, dense, collected)
-        result = method.prune(problem)
-        self._write(layer, problem, result)
-        mask = layer.reading.weight(result.mask, dense.shape)
-        self._check(layer)
-        self._finish(
-            layer,
-            LayerReport(
-                name=layer.name,
-                shape=tuple(dense.shape),
-                pattern=str(layer.pattern),
-                method=method.name,
-                kept=float(mask.count_nonzero()) / mask.numel(),
-                magnitude=_share(dense, mask),
-                violated=_violated(layer, dense),
-                error_masked=self._error(problem, problem.weight * result.mask, collected),
-                error=self._error(problem, result.weight, collected),
-                samples=problem.count,
-                seconds=(seconds, time.perf_counter() - started),
-                note=self._note(collected),
-                info=result.info,
-                mask=mask,
-            ),
-        )
-
-    def _problem(
-        self, layer: Layer, dense: torch.Tensor, collected: Collected | None
-    ) -> LayerProblem:
-        data = collected or Collected(Moments.none(layer.reading, dense.device))
-        problem = LayerProblem.of(
-            layer.name,
-            layer.reading.matrix(dense),
-            data.moments,
-            layer.pattern,
-            self.settings.solver,
-            # With several biases to one weight there is no common mean.
-            centred=self.settings.refit_bias
-            and collected is not None
-            and layer.bias is not None
-            and len(layer.tied) == 1,
-            keep_zeros=self.settings.keep_zeros,
-        )
-        problem.module = layer.module
-        problem.samples = data.samples
-        return problem
-
-    def _write(self, layer: Layer, problem: LayerProblem, result: Pruned) -> None:
-        dense = self.weights.dense(layer.weight)
-        self.weights.set(layer.weight, layer.reading.weight(result.weight, dense.shape))
-        if problem.centred and layer.bias is not None:
-            change = problem.bias_change(result.weight)
-            self.weights.set(layer.bias, self.weights.dense(layer.bias) + change)
-
-    def _check(self, layer: Layer) -> None:
-        report = verify(
-            layer.out_in(layer.weight.detach()).cpu(), layer.pattern, layout=layer.layout
-        )
-        if not report.ok or not bool(layer.weight.isfinite().all()):
-            raise RuntimeError(
-                f"prune_model: layer {layer.name!r} does not satisfy {layer.pattern} or is not "
-                f"finite after {self.settings.method.name}; this is an error in the method"
+    def _collect(
+        self,
+        chains: Chains,
+        layers: list[Layer],
+        counts: Sequence[Mapping[str, int]],
+        from_pruned: bool,
+    ) -> dict[str, Collected]:
+        """The sums of some layers over the calibration of all ranks."""
+        found = self._ranks.agree(
+            lambda: collect(
+                chains.source(layers),
+                layers,
+                counts,
+                self.weights,
+                from_pruned=from_pruned,
+                halves=self.settings.method.needs_halves,
+                samples=self.settings.method.needs_samples,
             )
+        )
+        for layer in layers:
+            if layer.name == layer.tied[0]:
+                for moments in found[layer.name].parts:
+                    # What is wanted of dense inputs follows from the others, below.
+                    only = [moments.gram, moments.inputs]
+                    self._ranks.add(moments.tensors() if from_pruned else only)
+                    moments.count = sum(self._ranks.gather(moments.count))
+        if not from_pruned:
+            close(found, layers, self.weights)
+        return found
 
-    def _error(
-        self, problem: LayerProblem, weight: torch.Tensor, collected: Collected | None
-    ) -> float | None:
-        return None if collected is None else problem.relative_error(weight)
+    def _prune(
+        self,
+        layers: list[Layer],
+        found: Mapping[str, Collected],
+        finished: set[str],
+        seconds: float,
+        chains: Chains,
+    ) -> None:
+        """Prune layers, on each rank another one at the same time, or load what is finished."""
+        ranks = self._ranks
+        for start in range(0, len(layers), ranks.size):
+            at_once = layers[start : start + ranks.size]
+            reports: dict[str, LayerReport] = {}
 
-    def _note(self, collected: Collected | None) -> str:
-        if collected is not None or not self.calls:
+            def work(
+                at_once: list[Layer] = at_once, reports: dict[str, LayerReport] = reports
+            ) -> None:
+                for number, layer in enumerate(at_once):
+                    if layer.name in finished:
+                        if ranks.rank == 0:
+                            reports[layer.name] = self._results.load(layer)
+                    elif ranks.owner(number) == ranks.rank:
+                        reports[layer.name] = prune_layer(
+                            layer,
+                            found.get(layer.name),
+                            self.weights,
+                            self.settings,
+                            seconds,
+                            self._note(layer, found),
+                        )
+
+            ranks.agree(work)
+            for number, layer in enumerate(at_once):
+                owner = 0 if layer.name in finished else ranks.owner(number)
+                report = self._results.share(layer, owner, reports.get(layer.name))
+                chains.changed(layer)
+                saved = layer.name in finished
+                ranks.agree(partial(self._finish, layer, report, saved))
+
+    def _note(self, layer: Layer, found: Mapping[str, Collected]) -> str:
+        if layer.name in found or not self._total:
             return ""
         return "never reached by the calibration; pruned by magnitude"
 
-    def _like_first(self, layer: Layer) -> LayerReport:
-        first = next(report for report in self.reports if report.name == layer.tied[0])
-        return replace(
-            first, name=layer.name, seconds=(0.0, 0.0), note=f"shares the weight of {first.name}"
-        )
-
-    def _finish(self, layer: Layer, report: LayerReport) -> None:
-        self.reports.append(report)
-        self._done(len(self.reports) / len(self.layers), layer.name)
-
-
-def _share(weight: torch.Tensor, mask: torch.Tensor) -> float:
-    magnitude = weight.detach().abs().double()
-    total = float(magnitude.sum())
-    return float((magnitude * mask).sum()) / total if total > 0 else 1.0
-
-
-def _violated(layer: Layer, dense: torch.Tensor) -> float:
-    report = verify(layer.out_in(dense).cpu(), layer.pattern, layout=layer.layout)
-    axes = [axis for axis in report.axes if axis.required]
-    groups = sum(axis.groups for axis in axes)
-    return sum(axis.violations for axis in axes) / groups if groups else 0.0
+    def _finish(self, layer: Layer, report: LayerReport, saved: bool) -> None:
+        """Keep what became of a layer, and report it and the others that have its weight."""
+        if not saved:
+            self._results.save(layer, report)
+        for name in layer.tied:
+            if name != layer.name:
+                note = f"shares the weight of {layer.name}"
+                report = replace(report, name=name, seconds=(0.0, 0.0), note=note)
+            self.reports.append(report)
+            self._done(len(self.reports) / len(self.layers), name)

@@ -99,6 +99,17 @@ class Moments:
             products[key] = part.mT @ part
         return products[key]
 
+    def __add__(self, other: Moments) -> Moments:
+        """The sums over the samples of both."""
+        both = Moments.none(self.reading, self.gram.device)
+        both.gram = self.gram + other.gram
+        both.cross = self.cross + other.cross
+        both.power = self.power + other.power
+        both.inputs = self.inputs + other.inputs
+        both.outputs = self.outputs + other.outputs
+        both.count = self.count + other.count
+        return both
+
     def close(self, weight: torch.Tensor) -> None:
         """The sums over y, for y = W x of the same inputs."""
         wide = weight.to(self.gram.dtype)

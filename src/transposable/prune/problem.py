@@ -37,6 +37,7 @@ class LayerProblem:
         means: of x [groups, cols] and of y [groups, rows].
         centred: whether the sums are less the means.
         allowed: bool [groups, rows, cols], weights that may be other than zero.
+        halves: the same problem on each half of the data, for a method with ``needs_halves``.
         module: the dense layer, to run it on samples.
         samples: batches of (inputs, wanted outputs less the bias), as the layer gets and gives
             them, for a method with ``needs_samples``.
@@ -54,6 +55,7 @@ class LayerProblem:
     means: tuple[torch.Tensor, torch.Tensor]
     centred: bool
     allowed: torch.Tensor
+    halves: tuple[LayerProblem, ...] = ()
     module: nn.Module | None = None
     samples: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
 
@@ -102,15 +104,27 @@ class LayerProblem:
         ).tensor
         return self.reading.untile(mask).to(scores.device)
 
-    def error(self, weight: torch.Tensor) -> torch.Tensor:
-        """f by output [groups, rows] for a weight [groups, rows, cols]."""
-        value = (weight @ self.gram * weight).sum(2) - 2 * (weight * self.cross).sum(2)
-        return (value + self.power).clamp_(min=0)
+    def error(self, weight: torch.Tensor, change: torch.Tensor | None = None) -> torch.Tensor:
+        """f by output [groups, rows] for a weight [groups, rows, cols].
 
-    def relative_error(self, weight: torch.Tensor) -> float:
+        ``change`` [groups * rows] is added to the bias, of a problem that is not centred.
+        """
+        value = (weight @ self.gram * weight).sum(2) - 2 * (weight * self.cross).sum(2) + self.power
+        if change is not None:
+            wanted = self.bias_change(weight).view_as(value)
+            given = change.to(value.dtype).view_as(value)
+            value = value + self.count * given * (given - 2 * wanted)
+        return value.clamp_(min=0)
+
+    def error_of(self, weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """f by output [groups, chosen] for weights [groups, chosen, cols] of some outputs."""
+        value = (weight @ self.gram * weight).sum(2) - 2 * (weight * self.cross[:, rows]).sum(2)
+        return value + self.power[:, rows]
+
+    def relative_error(self, weight: torch.Tensor, change: torch.Tensor | None = None) -> float:
         """f relative to its value for a weight of zeros: 0 is perfect, 1 as bad as no layer."""
         total = float(self.power.sum())
-        return float(self.error(weight).sum()) / total if total > 0 else 0.0
+        return float(self.error(weight, change).sum()) / total if total > 0 else 0.0
 
     def bias_change(self, weight: torch.Tensor) -> torch.Tensor:
         """What to add to the bias [groups * rows] so that the mean output is the dense layer's."""

@@ -1,11 +1,11 @@
-"""Runs the calibration through a model as far as needed, and looks at some of its layers."""
+"""Runs the calibration through a module as far as needed, and looks at some of its layers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -16,8 +16,11 @@ from transposable.prune.calibration import Call
 Watch = Callable[[str, torch.Tensor, torch.Tensor], None]
 """Called with the name of a layer, its input and its output."""
 
+Groups = tuple[tuple[str, ...], ...]
+"""Names of layers that are given the same input, in the order of their first call."""
 
-class _EndError(Exception):
+
+class End(BaseException):  # no error, and nothing that a model may catch
     """Nothing after this layer is needed."""
 
 
@@ -26,66 +29,111 @@ class Trace:
     """In which order a model calls its layers.
 
     Attributes:
-        groups: names of layers that are given the same input, in the order of their first call.
-        counts: how often each is called, by batch.
+        groups: of all batches together.
+        counts: how often each layer is called, by batch.
     """
 
-    groups: tuple[tuple[str, ...], ...]
+    groups: Groups
     counts: tuple[Mapping[str, int], ...]
+
+
+class Source(Protocol):
+    """What is run to see the inputs of some layers: the model, or a part of it that they are in."""
+
+    @property
+    def module(self) -> nn.Module:
+        """What is called."""
+
+    def call(self, number: int, dense: bool) -> Call:
+        """With what, so that it computes what it does in a whole run of the model."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The model itself, for every batch from the start."""
+
+    module: nn.Module
+    calls: Sequence[Call]
+
+    def call(self, number: int, dense: bool) -> Call:
+        """The batch, whatever the weights."""
+        return self.calls[number]
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, without gradients; the modes of all modules are restored."""
+    """Evaluation mode, without gradients and without caches of keys and values.
+
+    The modes of all modules and the settings of Hugging Face models are restored.
+    """
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    configs = {id(config): config for module in model.modules() if (config := _cached_by(module))}
+    used = [(config, config.use_cache) for config in configs.values()]
     try:
+        model.eval()
+        for config, _ in used:
+            config.use_cache = False
         with torch.no_grad():
             yield
     finally:
+        for config, use_cache in used:
+            config.use_cache = use_cache
         for module, training in modes:
             module.training = training
 
 
+def _cached_by(module: nn.Module) -> Any:
+    config = getattr(module, "config", None)
+    return config if isinstance(getattr(config, "use_cache", None), bool) else None
+
+
 def run(
-    model: nn.Module,
-    layers: Mapping[str, nn.Module],
-    calls: Sequence[Call],
-    number: int,
-    watch: Watch,
+    module: nn.Module,
+    call: Call,
+    layers: Mapping[str, nn.Module] | None = None,
+    watch: Watch = lambda name, x, y: None,
     end_after: int | None = None,
-) -> None:
-    """Make one call of the model and watch some layers; stop after so many calls of layers.
+) -> Any:
+    """Make one call of the model or of a block and watch some layers, if any.
+
+    Returns:
+        What the module returned, None if it was stopped after so many calls of layers.
 
     Raises:
-        CalibrationError: if the model fails, with the layer that it had reached.
+        CalibrationError: if the module fails, with the layer that it had reached.
     """
     reached: list[str] = []
+    watching = False
 
     def hook(name: str) -> Callable[..., None]:
         def look(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
         ) -> None:
+            nonlocal watching
             x = args[0] if args else next(iter(kwargs.values()))
             reached.append(name)
+            watching = True
             watch(name, x, output)
+            watching = False
             if len(reached) == end_after:
-                raise _EndError
+                raise End
 
         return look
 
-    handles = [
-        layer.register_forward_hook(hook(name), with_kwargs=True) for name, layer in layers.items()
-    ]
+    handles: list[torch.utils.hooks.RemovableHandle] = []
     try:
-        calls[number].run(model)
-    except (_EndError, CalibrationError) as end:
-        if isinstance(end, CalibrationError):
-            raise
+        for name, layer in (layers or {}).items():
+            handles.append(layer.register_forward_hook(hook(name), with_kwargs=True))
+        return call.run(module)
+    except End:
+        return None
     except Exception as error:
-        where = f"after layer {reached[-1]!r}" if reached else "before any layer to prune"
+        if watching or isinstance(error, CalibrationError):
+            raise  # of what looks on, not of the model
+        where = f", after layer {reached[-1]!r}" if reached else ", before any layer to prune"
+        what = f"batch {call.number} ({call.shown()}){where if layers else ''}"
         raise CalibrationError(
-            f"calibration: the model failed on batch {number} ({calls[number].shown()}), {where}: "
+            f"calibration: the model failed on {what}: "
             f"{type(error).__name__}: {error}; give batches that the model takes, or batch_to_args="
         ) from error
     finally:
@@ -93,42 +141,57 @@ def run(
             handle.remove()
 
 
-def trace(model: nn.Module, layers: Mapping[str, nn.Module], calls: Sequence[Call]) -> Trace:
-    """The order of the layers, and which of them see the same input.
+def trace(
+    model: nn.Module, layers: Mapping[str, nn.Module], calls: Sequence[Call]
+) -> list[tuple[Groups, Mapping[str, int]]]:
+    """For each batch the layers by common input, and how often each is called.
 
     Raises:
         CalibrationError: if the model fails, or a layer's output is not finite.
     """
+    return [_trace(model, layers, call) for call in calls]
+
+
+def _trace(
+    model: nn.Module, layers: Mapping[str, nn.Module], call: Call
+) -> tuple[Groups, Mapping[str, int]]:
     groups: list[list[str]] = []
-    counts: list[Mapping[str, int]] = []
-    seen: set[str] = set()
-    for number in range(len(calls)):
-        count: dict[str, int] = {}
-        last: list[torch.Tensor | None] = [None]
+    count: dict[str, int] = {}
+    last: torch.Tensor | None = None
 
-        def look(
-            name: str,
-            x: torch.Tensor,
-            y: torch.Tensor,
-            number: int = number,
-            count: dict[str, int] = count,
-            last: list[torch.Tensor | None] = last,
-        ) -> None:
-            _check_finite(name, x, y, number)
-            count[name] = count.get(name, 0) + 1
-            if name not in seen:
-                if x is last[0]:
-                    groups[-1].append(name)
-                else:
-                    groups.append([name])
-                seen.add(name)
-                last[0] = x
+    def look(name: str, x: torch.Tensor, y: torch.Tensor) -> None:
+        nonlocal last
+        _check_finite(name, x, y, call.number)
+        if name not in count:
+            if x is last:
+                groups[-1].append(name)
             else:
-                last[0] = None
+                groups.append([name])
+            last = x
+        else:
+            last = None
+        count[name] = count.get(name, 0) + 1
 
-        run(model, layers, calls, number, look)
-        counts.append(count)
-    return Trace(tuple(map(tuple, groups)), tuple(counts))
+    run(model, call, layers, look)
+    return tuple(map(tuple, groups)), count
+
+
+def merged(groups: Sequence[Groups]) -> Groups:
+    """The groups of several batches: each layer where the first batch that reaches it has it.
+
+    Example:
+        >>> merged([(("q", "k"), ("o",)), (("q", "k", "v"), ("o",), ("p",))])
+        (('q', 'k'), ('o',), ('v',), ('p',))
+    """
+    seen: set[str] = set()
+    found: list[tuple[str, ...]] = []
+    for batch in groups:
+        for group in batch:
+            new = tuple(name for name in group if name not in seen)
+            seen.update(new)
+            if new:
+                found.append(new)
+    return tuple(found)
 
 
 def _check_finite(name: str, x: torch.Tensor, y: torch.Tensor, number: int) -> None:

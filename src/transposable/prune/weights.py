@@ -31,6 +31,10 @@ class Weights:
         before = self._dense[parameter]
         parameter.data = torch.empty_like(before).copy_(value)
 
+    def changed(self, parameter: nn.Parameter) -> bool:
+        """Whether it has other memory than it had: it was given new values."""
+        return parameter.data_ptr() != self._dense[parameter].data_ptr()
+
     @contextmanager
     def all_dense(self) -> Iterator[None]:
         """The model as it was, for the time being."""
@@ -48,12 +52,25 @@ class Weights:
             parameter.data = data
 
     def commit(self) -> None:
-        """Write the new values into the memory of the old ones, which others may refer to."""
-        for parameter, data in self._dense.items():
-            if parameter.data is not data:
-                new = parameter.data
-                parameter.data = data
-                parameter.data.copy_(new)
+        """Write the new values into the memory of the old ones, which others may refer to.
+
+        An interrupt comes through when all of them are written, or none is.
+        """
+        done: list[tuple[torch.Tensor, torch.Tensor]] = []
+        try:
+            for parameter, data in self._dense.items():
+                if self.changed(parameter):
+                    value = parameter.data
+                    before = data.clone()
+                    done.append((data, before))
+                    data.copy_(value)
+                    value.copy_(before)  # so that one copy of one weight is enough for undoing
+                    done[-1] = (data, value)
+            self.restore()
+        except BaseException:
+            for data, before in done:
+                data.copy_(before)
+            raise
 
 
 def parameters(layer: nn.Module) -> Iterable[nn.Parameter]:

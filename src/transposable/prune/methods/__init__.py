@@ -7,15 +7,30 @@ from typing import Any, Final
 
 from transposable.errors import MethodError
 from transposable.prune.methods.adaprune import AdaPrune
+from transposable.prune.methods.alps import ALPS
 from transposable.prune.methods.base import Method, Pruned
 from transposable.prune.methods.mask_only import Magnitude, Wanda
+from transposable.prune.methods.published import PublishedAdaPrune
+from transposable.prune.methods.sparsegpt import SparseGPT
 from transposable.prune.scores import Scores, make_scores
 
 METHODS: Final[dict[str, type[Method]]] = {
-    method.name: method for method in (Magnitude, Wanda, AdaPrune)
+    method.name: method
+    for method in (Magnitude, Wanda, SparseGPT, ALPS, AdaPrune, PublishedAdaPrune)
 }
 
-__all__ = ["METHODS", "AdaPrune", "Magnitude", "Method", "Pruned", "Wanda", "make_method"]
+__all__ = [
+    "ALPS",
+    "METHODS",
+    "AdaPrune",
+    "Magnitude",
+    "Method",
+    "Pruned",
+    "PublishedAdaPrune",
+    "SparseGPT",
+    "Wanda",
+    "make_method",
+]
 
 
 def make_method(method: str | Method, scores: str | Scores | None = None) -> Method:

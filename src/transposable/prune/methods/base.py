@@ -15,12 +15,14 @@ from transposable.prune.problem import LayerProblem
 class Pruned:
     """New weights [groups, rows, cols], zero outside the mask, and the mask.
 
-    ``info`` holds what the method has to say: a ridge, a number of iterations.
+    ``info`` holds what the method has to say: a ridge, a number of iterations. A method that
+    chooses the bias itself gives in ``bias_change`` what to add to it, [groups * rows].
     """
 
     weight: torch.Tensor
     mask: torch.Tensor
     info: dict[str, Any] = field(default_factory=dict)
+    bias_change: torch.Tensor | None = None
 
 
 class Method(ABC):
@@ -29,6 +31,7 @@ class Method(ABC):
     Attributes:
         name: in reports and on the command line.
         needs_data: whether the method looks at calibration data.
+        needs_halves: whether it wants sums of two halves of the data, to judge one by the other.
         needs_samples: whether it wants to see inputs and wanted outputs, besides their sums.
         refits_bias: whether the bias is chosen anew so that the mean output is the dense layer's.
     """
@@ -37,6 +40,10 @@ class Method(ABC):
     needs_data: ClassVar[bool] = True
     needs_samples: ClassVar[bool] = False
     refits_bias: ClassVar[bool] = False
+
+    @property
+    def needs_halves(self) -> bool:
+        return False
 
     @abstractmethod
     def prune(self, problem: LayerProblem) -> Pruned:
