@@ -59,17 +59,19 @@ def draw_conversion(panel: Any, runs: list[dict[str, Any]]) -> None:
     """Accuracy against the share of constraints that the unstructured network violates."""
     for pattern, colour in COLOURS.items():
         points = sorted(
-            (100 * one["violated"], one["masked"], one["adaprune"])
+            (100 * one["violated"], run["start"], one["masked"], one["adaprune"])
             for run in runs
             for one in run["converted"]
             if one["pattern"] == pattern
         )
         if not points:
             continue
-        shares, masked, fitted = zip(*points, strict=True)
+        shares, starts, masked, fitted = zip(*points, strict=True)
         style = {"color": colour, "marker": MARKERS[pattern], "markersize": 7}
         panel.plot(shares, fitted, "-", label=f"{pattern}, AdaPrune", **style)
         panel.plot(shares, masked, ":", label=f"{pattern}, mask alone", fillstyle="none", **style)
+        panel.plot(shares, starts, "_", color="#555555", markersize=15, markeredgewidth=2, zorder=1)
+    panel.plot([], [], "_", color="#555555", markersize=15, label="before conversion")
     panel.set_xlabel("constraints violated before, %")
     panel.set_ylabel("top-1 after conversion, %")
     panel.grid(color="#dddddd", linewidth=0.6)

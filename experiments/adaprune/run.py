@@ -6,7 +6,7 @@ python -m experiments.adaprune.run [--data DIR] [--task NAME] [--config NAME]
 from __future__ import annotations
 
 import multiprocessing
-import resource
+import queue
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,12 @@ import click
 import torch
 from torch import nn
 
+from experiments import memory
 from experiments.adaprune import conversion, tables
 from experiments.adaprune.tasks import Task, tasks
 from experiments.runs import Run, RunStore
 from transposable import verify
-from transposable.nn import sparsify
+from transposable.nn import densify, sparsify
 from transposable.prune import (
     ALPS,
     AdaPrune,
@@ -59,12 +60,27 @@ CONFIGS = (
 )
 
 
+def settings_of(pattern: str, config: Config) -> dict[str, Any]:
+    """Everything that a run's result depends on, as text."""
+    return {
+        "pattern": pattern,
+        "method": repr(config.method),
+        "mode": config.mode,
+        "batchnorm": config.batchnorm,
+    }
+
+
+def planned(task: Task, config: Config) -> Run:
+    """The run of a task under a configuration."""
+    return Run(f"{task.key}: {config.name}", 0, settings_of(task.pattern, config))
+
+
 def run_one(task: Task, config: Config, threads: int) -> dict[str, Any]:
     """Prune and measure, in a process of its own so that the memory is that of this run."""
     torch.set_num_threads(threads)
     net = task.load()
     calibration = task.calibration()
-    before = _peak()
+    before = memory.start()
     started = time.perf_counter()
     report = prune_model(
         net,
@@ -78,7 +94,7 @@ def run_one(task: Task, config: Config, threads: int) -> dict[str, Any]:
         batchnorm=config.batchnorm,  # type: ignore[arg-type]
     )
     seconds = time.perf_counter() - started
-    peak = _peak() - before
+    peak = memory.above(before)
     _check(net, task)
     masked = task.load()
     with torch.no_grad():
@@ -93,7 +109,7 @@ def run_one(task: Task, config: Config, threads: int) -> dict[str, Any]:
         "layers": len(report.layers),
         "samples": report.samples,
         "seconds": round(seconds, 2),
-        "peak_mib": round(peak / 1024),
+        "peak_mib": None if peak is None else round(peak / 2**20),
         "ridges": [layer.info.get("ridge") for layer in report.layers],
     }
 
@@ -106,13 +122,7 @@ def _check(net: nn.Module, task: Task) -> None:
             raise RuntimeError(f"{change.name} does not satisfy {task.pattern}")
         if not torch.equal(layer.effective_weight(), layer.weight):
             raise RuntimeError(f"{change.name}: a weight outside the mask is not zero")
-    from transposable.nn import densify
-
     densify(net)
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _child(data: Path, key: str, config: str, threads: int, out: Any) -> None:
@@ -129,9 +139,12 @@ def _in_child(data: Path, key: str, config: str, threads: int) -> dict[str, Any]
         try:
             result: dict[str, Any] = out.get(timeout=1)
             break
-        except Exception:
-            if not process.is_alive():
-                raise RuntimeError(f"{key}, {config}: the process ended without a result") from None
+        except queue.Empty:
+            # It may have ended between the two lines; what it sent is in the queue by then.
+            if not process.is_alive() and out.empty():
+                raise RuntimeError(
+                    f"{key}, {config}: the process ended with {process.exitcode} and no result"
+                ) from None
     process.join()
     return result
 
@@ -180,13 +193,7 @@ def main(
             for config in CONFIGS:
                 if configs and config.name not in configs:
                     continue
-                settings = {
-                    "pattern": task.pattern,
-                    "method": repr(config.method),
-                    "mode": config.mode,
-                    "batchnorm": config.batchnorm,
-                }
-                run = Run(f"{task.key}: {config.name}", 0, settings)
+                run = planned(task, config)
                 result = store.result(run)
                 if result is None:
                     found = _in_child(data, task.key, config.name, threads)

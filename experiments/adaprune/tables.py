@@ -12,6 +12,7 @@ import click
 from experiments import tables as shared
 from experiments.adaprune import conversion
 from experiments.adaprune.figure import draw
+from experiments.adaprune.overview import comparison, overview
 from experiments.adaprune.tasks import Task
 from experiments.runs import RunStore
 
@@ -58,8 +59,15 @@ def document_of(store: RunStore, every: Sequence[Task], configs: Sequence[str]) 
 
 
 def table(document: dict[str, Any], headline: str) -> str:
-    """One table for each task, and one of the conversions."""
+    """What was reached, one table for each task, and one of the conversions."""
     parts = []
+    for title, rows in (
+        ("### What was reached", overview(document, headline)),
+        ("### AdaPrune exact and as published", comparison(document)),
+    ):
+        if rows:
+            parts += [title, "", rows, ""]
+    parts += ["### All methods", ""]
     for task in document["tasks"]:
         digits = task["digits"]
         rows = [
@@ -70,7 +78,7 @@ def table(document: dict[str, Any], headline: str) -> str:
                 f"{run['error_masked']:.4f}",
                 f"{run['error']:.4f}",
                 f"{run['seconds']:.1f}",
-                f"{run['peak_mib']}",
+                "" if run["peak_mib"] is None else f"{run['peak_mib']}",
             ]
             for run in task["runs"]
         ]
@@ -98,6 +106,7 @@ def table(document: dict[str, Any], headline: str) -> str:
         for one in run["converted"]
     ]
     if rows:
+        parts += ["### From unstructured sparsity", ""]
         head = ("zeros before", "top-1, %", "to", "violated, %", "mask alone", "AdaPrune")
         parts += [shared.markdown(head, rows), ""]
     return "\n".join(parts).rstrip()
