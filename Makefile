@@ -141,8 +141,8 @@ wheel-test: $(STAMPS)/wheel $(WHEEL_ENV)/.ready ## the wheel works in an empty e
 	@cd build/empty && "$(CURDIR)/$(WHEEL_ENV)/bin/python" -I -W error "$(CURDIR)/tests/wheel/check.py"
 
 .PHONY: py-test
-py-test: $(STAMPS)/dev ## pytest, doctests included
-	@$(PY) -m pytest
+py-test: $(STAMPS)/dev ## pytest, doctests included, in JOBS processes
+	@$(PY) -m pytest -n $(JOBS)
 
 .PHONY: bench-solve
 bench-solve: $(STAMPS)/dev ## the solver benchmark: peers in the same run, table into README.md

@@ -61,4 +61,5 @@ def test_minilm_with_calibration(run: Run, tmp_path: Path) -> None:
     for alone, updated in zip(documents["magnitude"], documents["adaprune"], strict=True):
         assert alone["error"] == alone["error_masked"] > 0.05
         assert updated["error"] < 0.5 * alone["error"]
-        assert updated["retention"] == alone["retention"]
+        # The masks of magnitude keep the most magnitude, those of activations hardly less.
+        assert 0.98 * alone["retention"] < updated["retention"] < alone["retention"]
