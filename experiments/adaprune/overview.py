@@ -9,8 +9,12 @@ from typing import Any
 from experiments.tables import markdown
 
 MAGNITUDE = "magnitude"
-EXACT, PUBLISHED = "AdaPrune, mask by magnitude", "AdaPrune as published"
-"""Two configurations with the same masks, the same calibration and the same order of layers."""
+PAIRS = {
+    "sequential": ("AdaPrune, mask by magnitude", "AdaPrune as published"),
+    "parallel": ("AdaPrune, mask by magnitude, parallel", "AdaPrune as published, parallel"),
+}
+"""Exact and published form with the same masks and calibration. In parallel order both fit the same
+inputs; in sequential order each layer has those that its own predecessors leave."""
 
 
 @dataclass(frozen=True)
@@ -84,23 +88,27 @@ def comparison(document: dict[str, Any]) -> str:
     rows = []
     for task in document["tasks"]:
         runs = {run["config"]: run for run in task["runs"]}
-        if EXACT not in runs or PUBLISHED not in runs:
-            continue
-        exact, published, form = runs[EXACT], runs[PUBLISHED], f".{task['digits']}f"
-        rows.append(
-            [
-                f"{task['task']} {task['pattern']}: {task['score']}",
-                format(published["score"], form),
-                format(exact["score"], form),
-                f"{published['error']:.4f}",
-                f"{exact['error']:.4f}",
-                f"{published['seconds']:.1f}",
-                f"{exact['seconds']:.1f}",
-                f"{published['seconds'] / exact['seconds']:.1f}",
-            ]
-        )
+        form = f".{task['digits']}f"
+        for order, names in PAIRS.items():
+            if not runs.keys() >= set(names):
+                continue
+            exact, published = (runs[name] for name in names)
+            rows.append(
+                [
+                    f"{task['task']} {task['pattern']}: {task['score']}",
+                    order,
+                    format(published["score"], form),
+                    format(exact["score"], form),
+                    f"{published['error']:.4f}",
+                    f"{exact['error']:.4f}",
+                    f"{published['seconds']:.1f}",
+                    f"{exact['seconds']:.1f}",
+                    f"{published['seconds'] / exact['seconds']:.1f}",
+                ]
+            )
     head = (
         "masks by magnitude",
+        "order",
         "published",
         "exact",
         "layer error, published",

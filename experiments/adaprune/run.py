@@ -50,12 +50,16 @@ CONFIGS = (
     Config("Wanda", Wanda()),
     Config("SparseGPT", SparseGPT()),
     Config("SparseGPT, mask by magnitude", SparseGPT(scores="magnitude")),
+    Config("SparseGPT, mask by activation", SparseGPT(scores="activation")),
     Config("ALPS", ALPS()),
     Config("AdaPrune as published", PublishedAdaPrune()),
+    Config("AdaPrune as published, mask by activation", PublishedAdaPrune(scores="activation")),
+    Config("AdaPrune as published, parallel", PublishedAdaPrune(), mode="parallel"),
     Config(HEADLINE, AdaPrune()),
     Config("AdaPrune, mask by magnitude", AdaPrune(scores="magnitude")),
     Config("AdaPrune, mask by OBS", AdaPrune(scores="obs")),
     Config("AdaPrune, parallel", AdaPrune(), mode="parallel"),
+    Config("AdaPrune, mask by magnitude, parallel", AdaPrune(scores="magnitude"), mode="parallel"),
     Config("AdaPrune, batch norm kept", AdaPrune(), batchnorm="keep"),
 )
 
