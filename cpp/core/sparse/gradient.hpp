@@ -1,0 +1,114 @@
+// The weight gradient of one block: each run is a small dense product of the rows of its type and a
+// few of its columns, lanes along the samples. Rules of lanes/vec.hpp.
+#pragma once
+
+#include "../lanes/vec.hpp"
+#include "kernels.hpp"
+#include "panel.hpp"
+
+namespace transposable::TP_ISA {
+
+// Lane i of the result is the sum of all lanes of rows[i].
+template <int D = kLanes32 / 2>
+TP_INLINE F32 sums_of(F32 (&rows)[kLanes32]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < D; ++i) {
+    exchange<D>(rows[i], rows[i + D], std::make_integer_sequence<int, kLanes32>{});
+    rows[i] += rows[i + D];
+  }
+  if constexpr (D == 1)
+    return rows[0];
+  else
+    return sums_of<D / 2>(rows);
+}
+
+// Columns at a time, by rows: as many sums as the registers hold beside the rows.
+constexpr int columns_at_once(int rows) {
+#if TP_BYTES == 64
+  constexpr int columns[] = {0, 12, 12, 8, 6, 4, 4, 3, 2};
+#else
+  constexpr int columns[] = {0, 6, 5, 4, 2, 2, 1, 1, 1};
+#endif
+  return columns[rows];
+}
+
+// out[j N + r] (+)= sum_s rows[r][s] columns[j][s]
+template <int N, int C>
+void gradient_of(const float* const* rows, const float* const* columns, int samples, float* out,
+                 bool add) {
+  constexpr int L = kLanes32, count = N * C, padded = (count + L - 1) / L * L;
+  F32 sums[padded];
+#pragma GCC unroll 32
+  for (int i = 0; i < padded; ++i) sums[i] = F32{};
+  const float *row[N], *column[C];
+#pragma GCC unroll 16
+  for (int r = 0; r < N; ++r) row[r] = rows[r];
+#pragma GCC unroll 16
+  for (int j = 0; j < C; ++j) column[j] = columns[j];
+  for (std::int64_t s = 0; s < samples; s += L) {
+    F32 dy[N];
+#pragma GCC unroll 16
+    for (int r = 0; r < N; ++r) dy[r] = load<F32>(row[r] + s);
+#pragma GCC unroll 16
+    for (int j = 0; j < C; ++j) {
+      const F32 x = load<F32>(column[j] + s);
+#pragma GCC unroll 16
+      for (int r = 0; r < N; ++r) sums[j * N + r] += x * dy[r];
+    }
+  }
+#pragma GCC unroll 8
+  for (int first = 0; first < padded; first += L) {
+    F32 part[L];
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) part[i] = sums[first + i];
+    const F32 found = sums_of(part);
+    if (first + L <= count) {
+      store(out + first, add ? load<F32>(out + first) + found : found);
+    } else {  // what follows belongs to another thread
+      float rest[L];
+      store(rest, found);
+      const int left = count - first < L ? count - first : L;
+      for (int i = 0; i < left; ++i)
+        out[first + i] = add ? out[first + i] + rest[i] : rest[i];
+    }
+  }
+}
+
+template <int N, int C>
+void gradient_with(int at_once, const float* const* rows, const float* const* columns, int samples,
+                   float* out, bool add) {
+  if (at_once == C) return gradient_of<N, C>(rows, columns, samples, out, add);
+  if constexpr (C > 1) gradient_with<N, C - 1>(at_once, rows, columns, samples, out, add);
+}
+
+template <int N>
+void gradient_rows(int n, int at_once, const float* const* rows, const float* const* columns,
+                   int samples, float* out, bool add) {
+  if (n == N) return gradient_with<N, columns_at_once(N)>(at_once, rows, columns, samples, out, add);
+  if constexpr (N > 1) gradient_rows<N - 1>(n, at_once, rows, columns, samples, out, add);
+}
+
+inline void gradient(const BlockGradient& block) {
+  float* out = block.gradient;
+  for (const std::uint16_t* index = block.index; index[0];) {
+    const float* rows[8];
+    int n = 0;
+    for (unsigned type = index[0]; type; type &= type - 1)
+      rows[n++] = block.dy + __builtin_ctz(type) * block.stride;
+    int left = index[1];
+    const std::uint16_t* channel = index + 2;
+    index = channel + left;
+    // Equal shares rather than full ones and a rest.
+    const int most = columns_at_once(n);
+    for (int parts = (left + most - 1) / most; parts > 0; --parts) {
+      const int count = (left + parts - 1) / parts;
+      const float* columns[12];
+      for (int j = 0; j < count; ++j) columns[j] = block.x + *channel++ * block.stride;
+      gradient_rows<8>(n, count, rows, columns, block.samples, out, block.add);
+      out += count * n;
+      left -= count;
+    }
+  }
+}
+
+}  // namespace transposable::TP_ISA

@@ -1,0 +1,284 @@
+#include "matmul.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <string_view>
+
+#include "../isa.hpp"
+#include "../parallel.hpp"
+
+namespace transposable {
+
+extern const SparseKernels sparse_kernels_baseline;
+#if defined(TRANSPOSABLE_X86)
+extern const SparseKernels sparse_kernels_avx2, sparse_kernels_avx512;
+#endif
+
+const SparseKernels& active_sparse_kernels() {
+#if defined(TRANSPOSABLE_X86)
+  const std::string_view isa = active_engine().name;
+  if (isa == "avx512") return sparse_kernels_avx512;
+  if (isa == "avx2") return sparse_kernels_avx2;
+#endif
+  return sparse_kernels_baseline;
+}
+
+namespace {
+
+constexpr std::int64_t kSlab = 400 << 10;   // bytes of packed channels that should stay in the L2 cache
+constexpr std::int64_t kPanelsAtOnce = 4;
+constexpr std::int64_t kGradientSamples = 512;
+
+struct Free {
+  void operator()(float* p) const { std::free(p); }
+};
+using Floats = std::unique_ptr<float[], Free>;
+
+Floats floats(std::int64_t count) {
+  const std::size_t bytes = (static_cast<std::size_t>(count) * sizeof(float) + 63) / 64 * 64;
+  void* p = std::aligned_alloc(64, std::max<std::size_t>(bytes, 64));
+  if (!p) throw std::bad_alloc();
+  return Floats(static_cast<float*>(p));
+}
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// Samples shared out to panels of nearly equal width.
+struct Panels {
+  std::int64_t samples, vectors, count;
+  int lanes;
+
+  Panels(std::int64_t samples_, int lanes_, int most)
+      : samples(samples_), vectors(ceil_div(samples_, lanes_)), count(ceil_div(vectors, most)),
+        lanes(lanes_) {}
+  std::int64_t first_vector(std::int64_t p) const { return vectors * p / count; }
+  int width_in_vectors(std::int64_t p) const {
+    return static_cast<int>(first_vector(p + 1) - first_vector(p));
+  }
+  std::int64_t first_sample(std::int64_t p) const { return first_vector(p) * lanes; }
+  std::int64_t valid(std::int64_t p) const {
+    return std::min(samples, first_sample(p + 1)) - first_sample(p);
+  }
+};
+
+template <class T>
+const void* at(const void* data, std::int64_t offset) {
+  return static_cast<const T*>(data) + offset;
+}
+const void* advanced(const void* data, DType dtype, std::int64_t offset) {
+  return dtype == DType::bf16 ? at<std::uint16_t>(data, offset) : at<float>(data, offset);
+}
+SampleRows from_sample(const SampleRows& x, std::int64_t sample) {
+  return {advanced(x.data, x.dtype, sample * x.stride), x.dtype, x.stride};
+}
+OutputRows from_sample(const OutputRows& y, std::int64_t sample) {
+  return {const_cast<void*>(advanced(y.data, y.dtype, sample * y.stride)), y.dtype, y.stride};
+}
+
+class Product {
+ public:
+  Product(const StreamView& stream, const void* values, DType dtype, const SampleRows& x,
+          const float* bias, const OutputRows& y, std::int64_t samples)
+      : kernels_(active_sparse_kernels()), stream_(stream), shape_(stream.shape), values_(values),
+        dtype_(dtype), x_(x), y_(y),
+        panels_(samples, kernels_.lanes,
+                shape_.row_block == 8 ? kernels_.vectors8 : kernels_.vectors4),
+        chunk_rows_(std::max(kernels_.lanes, shape_.row_block)),
+        row_chunks_(ceil_div(shape_.rows, chunk_rows_)), bias_(floats(row_chunks_ * chunk_rows_)) {
+    std::fill_n(bias_.get(), row_chunks_ * chunk_rows_, 0.0f);
+    if (bias) std::copy_n(bias, shape_.rows, bias_.get());
+  }
+
+  void run(int threads) const {
+    const std::int64_t width = widest() * kernels_.lanes;
+    const std::int64_t slab = std::min<std::int64_t>(shape_.col_block, shape_.cols) * width * 4;
+    std::int64_t at_once = std::clamp<std::int64_t>(kSlab / std::max<std::int64_t>(slab, 1), 1,
+                                                    kPanelsAtOnce);
+    at_once = std::min(at_once, std::max<std::int64_t>(1, panels_.count / threads));
+    const std::int64_t groups = ceil_div(panels_.count, at_once);
+    // Rows are shared out too when there are not samples enough for all threads.
+    const std::int64_t parts =
+        std::clamp<std::int64_t>(ceil_div(2 * threads, groups), 1,
+                                 threads == 1 || groups >= 4 * threads ? 1 : row_chunks_);
+    parallel_chunks(groups * parts, 1, threads, [&] {
+      return [&, worker = Worker(*this, at_once)](std::int64_t begin, std::int64_t end) mutable {
+        for (std::int64_t item = begin; item < end; ++item) {
+          const std::int64_t group = item / parts, part = item % parts;
+          worker.run(group * at_once, std::min(panels_.count, (group + 1) * at_once),
+                     row_chunks_ * part / parts, row_chunks_ * (part + 1) / parts);
+        }
+      };
+    });
+  }
+
+ private:
+  // What a thread needs: the packed samples of the panels at hand, and their sums.
+  class Worker {
+   public:
+    Worker(const Product& product, std::int64_t panels)
+        : product_(product),
+          x_(floats(panels * product.shape_.cols * product.widest() * product.kernels_.lanes)),
+          y_(floats(panels * product.chunk_rows_ * product.row_chunks_ * product.widest() *
+                    product.kernels_.lanes)) {}
+
+    void run(std::int64_t first, std::int64_t last, std::int64_t chunk, std::int64_t end) {
+      if (first != packed_) pack(first, last);
+      const auto& shape = product_.shape_;
+      for (std::int64_t block = 0; block < shape.col_blocks(); ++block)
+        for (std::int64_t c = chunk; c < end; ++c) {
+          add(first, last, block, c);
+          if (block + 1 == shape.col_blocks()) unpack(first, last, c);
+        }
+    }
+
+   private:
+    std::int64_t width(std::int64_t panel) const {
+      return product_.panels_.width_in_vectors(panel) * product_.kernels_.lanes;
+    }
+    // Panels lie at equal distances, whatever their width.
+    float* x_of(std::int64_t panel, std::int64_t first) const {
+      return x_.get() + (panel - first) * product_.shape_.cols * product_.widest() *
+                            product_.kernels_.lanes;
+    }
+    float* y_of(std::int64_t panel, std::int64_t first) const {
+      return y_.get() + (panel - first) * product_.chunk_rows_ * product_.row_chunks_ *
+                            product_.widest() * product_.kernels_.lanes;
+    }
+
+    void pack(std::int64_t first, std::int64_t last) {
+      for (std::int64_t p = first; p < last; ++p)
+        product_.kernels_.pack(from_sample(product_.x_, product_.panels_.first_sample(p)),
+                               product_.panels_.valid(p), 0, product_.shape_.cols, x_of(p, first),
+                               width(p), width(p));
+      packed_ = first;
+    }
+
+    void add(std::int64_t first, std::int64_t last, std::int64_t col_block, std::int64_t chunk) {
+      const auto& shape = product_.shape_;
+      const std::int64_t from = chunk * product_.chunk_rows_;
+      const std::int64_t to = std::min(shape.rows, from + product_.chunk_rows_);
+      for (std::int64_t row = from; row < to; row += shape.row_block) {
+        const std::int64_t b = col_block * shape.row_blocks() + row / shape.row_block;
+        const void* values = advanced(product_.values_, product_.dtype_,
+                                      product_.stream_.value_starts[b]);
+        for (std::int64_t p = first; p < last; ++p)
+          product_.kernels_.multiply(
+              shape.row_block, product_.panels_.width_in_vectors(p), product_.dtype_,
+              {product_.stream_.block(b), values,
+               x_of(p, first) + col_block * shape.col_block * width(p),
+               y_of(p, first) + row * width(p),
+               col_block == 0 ? product_.bias_.get() + row : nullptr});
+      }
+    }
+
+    void unpack(std::int64_t first, std::int64_t last, std::int64_t chunk) {
+      const std::int64_t from = chunk * product_.chunk_rows_;
+      const std::int64_t to = std::min(product_.shape_.rows, from + product_.chunk_rows_);
+      for (std::int64_t p = first; p < last; ++p)
+        product_.kernels_.unpack(y_of(p, first) + from * width(p), width(p),
+                                 product_.panels_.valid(p), from, to,
+                                 from_sample(product_.y_, product_.panels_.first_sample(p)));
+    }
+
+    const Product& product_;
+    Floats x_, y_;
+    std::int64_t packed_ = -1;
+  };
+
+  std::int64_t widest() const { return ceil_div(panels_.vectors, panels_.count); }
+
+  const SparseKernels& kernels_;
+  const StreamView& stream_;
+  const StreamShape& shape_;
+  const void* values_;
+  DType dtype_;
+  SampleRows x_;
+  OutputRows y_;
+  Panels panels_;
+  std::int64_t chunk_rows_;  // of a square to unpack, and whole blocks
+  std::int64_t row_chunks_;
+  Floats bias_;
+};
+
+void fill_with_bias(const OutputRows& y, const float* bias, std::int64_t rows, std::int64_t samples,
+                    const SparseKernels& kernels) {
+  // No column: a panel of the bias alone.
+  Floats panel = floats(rows * kernels.lanes);
+  for (std::int64_t r = 0; r < rows; ++r)
+    std::fill_n(panel.get() + r * kernels.lanes, kernels.lanes, bias ? bias[r] : 0.0f);
+  for (std::int64_t s = 0; s < samples; s += kernels.lanes)
+    kernels.unpack(panel.get(), kernels.lanes, std::min<std::int64_t>(kernels.lanes, samples - s), 0,
+                   rows, from_sample(y, s));
+}
+
+// Channels of some samples one after the other, `stride` apart, filled up with zeros to `width`.
+void pack_channels(const SampleRows& x, std::int64_t samples, std::int64_t channels, float* to,
+                   std::int64_t width, std::int64_t stride, int threads,
+                   const SparseKernels& kernels) {
+  constexpr std::int64_t kChannels = 64;
+  parallel_chunks(ceil_div(channels, kChannels), 1, threads, [&] {
+    return [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t k = begin; k < end; ++k) {
+        const std::int64_t first = k * kChannels, last = std::min(channels, first + kChannels);
+        kernels.pack(x, samples, first, last, to + first * stride, width, stride);
+      }
+    };
+  });
+}
+
+}  // namespace
+
+std::pair<int, int> stream_blocking(int n, int m) {
+  (void)n;
+  // Blocks of 8 rows reuse a sample more often, but from M = 16 on nearly all their 255 types occur,
+  // each too rarely for its loop.
+  if (active_sparse_kernels().vectors8 == 1 || m >= 16) return {4, 256};
+  return {8, 512};
+}
+
+void stream_matmul(const StreamView& stream, const void* values, DType dtype, const SampleRows& x,
+                   const float* bias, const OutputRows& y, std::int64_t samples, int threads) {
+  if (samples == 0 || stream.shape.rows == 0) return;
+  if (stream.shape.cols == 0)
+    return fill_with_bias(y, bias, stream.shape.rows, samples, active_sparse_kernels());
+  Product(stream, values, dtype, x, bias, y, samples).run(std::max(threads, 1));
+}
+
+void stream_weight_gradient(const StreamView& stream, const SampleRows& x, const SampleRows& dy,
+                            std::int64_t samples, float* out, int threads) {
+  const SparseKernels& kernels = active_sparse_kernels();
+  const StreamShape& shape = stream.shape;
+  const std::int64_t entries = shape.rows * shape.cols;
+  std::fill_n(out, entries, 0.0f);
+  if (samples == 0 || entries == 0) return;
+  const std::int64_t chunk = std::min(kGradientSamples, ceil_div(samples, kernels.lanes) * kernels.lanes);
+  // A distance that is no power of two: else all channels fall on the same few lines of the cache.
+  const std::int64_t stride = chunk + kernels.lanes;
+  const Floats columns = floats(shape.cols * stride);
+  const Floats rows = floats(shape.row_blocks() * shape.row_block * stride);
+  const Floats gradient = floats(stream.value_starts[shape.blocks()]);
+  for (std::int64_t first = 0; first < samples; first += chunk) {
+    const std::int64_t valid = std::min(chunk, samples - first);
+    const std::int64_t width = ceil_div(valid, kernels.lanes) * kernels.lanes;
+    pack_channels(from_sample(x, first), valid, shape.cols, columns.get(), width, stride, threads,
+                  kernels);
+    pack_channels(from_sample(dy, first), valid, shape.rows, rows.get(), width, stride, threads,
+                  kernels);
+    parallel_chunks(shape.blocks(), 4, threads, [&] {
+      return [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t b = begin; b < end; ++b) {
+          const std::int64_t row = b % shape.row_blocks() * shape.row_block;
+          const std::int64_t column = b / shape.row_blocks() * shape.col_block;
+          kernels.gradient({stream.block(b), columns.get() + column * stride,
+                            rows.get() + row * stride, stride, static_cast<int>(width),
+                            gradient.get() + stream.value_starts[b], first > 0});
+        }
+      };
+    });
+  }
+  scatter_stream(stream, gradient.get(), DType::f32, out, shape.cols, 1, threads);
+}
+
+}  // namespace transposable
