@@ -150,7 +150,8 @@ void sparse_weight_gradient(const Index& index, const Starts& starts, std::int64
   require_shape(x, samples, cols, "x: shape must be [samples, cols]");
   require_shape(dy, samples, rows, "dy: shape must be [samples, rows]");
   require_shape(out, rows, cols, "out: shape must be [rows, cols]");
-  require((out.stride(1) == 1 || cols <= 1) && (out.stride(0) == cols || rows <= 1),
+  require(rows * cols == 0 ||
+              ((out.stride(1) == 1 || cols == 1) && (out.stride(0) == cols || rows == 1)),
           "out: must be contiguous");
   const transposable::SampleRows columns = samples_of(x), lines = samples_of(dy);
   nb::gil_scoped_release release;
