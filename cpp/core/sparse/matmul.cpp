@@ -27,8 +27,9 @@ const SparseKernels& active_sparse_kernels() {
 
 namespace {
 
-constexpr std::int64_t kSlab = 400 << 10;   // bytes of packed channels that should stay in the L2 cache
-constexpr std::int64_t kPanelsAtOnce = 4;
+constexpr std::int64_t kSums = 256 << 10;  // bytes of sums that wait for their next column block
+constexpr std::int64_t kPacked = 4 << 20;  // bytes of samples that a thread packs at once
+constexpr int kShortBlock = 256;           // columns
 constexpr std::int64_t kGradientSamples = 512;
 
 struct Free {
@@ -92,16 +93,16 @@ class Product {
   }
 
   void run(int threads) const {
-    const std::int64_t width = widest() * kernels_.lanes;
-    const std::int64_t slab = std::min<std::int64_t>(shape_.col_block, shape_.cols) * width * 4;
-    std::int64_t at_once = std::clamp<std::int64_t>(kSlab / std::max<std::int64_t>(slab, 1), 1,
-                                                    kPanelsAtOnce);
-    at_once = std::min(at_once, std::max<std::int64_t>(1, panels_.count / threads));
+    const std::int64_t packed = kPacked / (shape_.cols * widest() * 4);
+    std::int64_t at_once = std::clamp<std::int64_t>(packed / together() * together(), together(),
+                                                    panels_.count);
+    at_once = std::min(at_once, ceil_div(panels_.count, threads));
     const std::int64_t groups = ceil_div(panels_.count, at_once);
-    // Rows are shared out too when there are not samples enough for all threads.
+    // Rows are shared out too when there are not samples enough to keep all threads at work.
     const std::int64_t parts =
-        std::clamp<std::int64_t>(ceil_div(2 * threads, groups), 1,
-                                 threads == 1 || groups >= 4 * threads ? 1 : row_chunks_);
+        threads == 1 || groups % threads == 0 || groups >= 8 * threads
+            ? 1
+            : std::min<std::int64_t>(row_chunks_, ceil_div(4 * threads, groups));
     parallel_chunks(groups * parts, 1, threads, [&] {
       return [&, worker = Worker(*this, at_once)](std::int64_t begin, std::int64_t end) mutable {
         for (std::int64_t item = begin; item < end; ++item) {
@@ -114,22 +115,25 @@ class Product {
   }
 
  private:
-  // What a thread needs: the packed samples of the panels at hand, and their sums.
+  // What a thread needs: the packed samples of the panels at hand, and the sums of some rows.
   class Worker {
    public:
     Worker(const Product& product, std::int64_t panels)
-        : product_(product),
-          x_(floats(panels * product.shape_.cols * product.widest() * product.kernels_.lanes)),
-          y_(floats(panels * product.chunk_rows_ * product.row_chunks_ * product.widest() *
-                    product.kernels_.lanes)) {}
+        : product_(product), x_distance_(product.shape_.cols * product.widest()),
+          y_distance_(product.strip() * product.chunk_rows_ * product.widest()),
+          x_(floats(panels * x_distance_)), y_(floats(product.together() * y_distance_)) {}
 
     void run(std::int64_t first, std::int64_t last, std::int64_t chunk, std::int64_t end) {
       if (first != packed_) pack(first, last);
-      const auto& shape = product_.shape_;
-      for (std::int64_t block = 0; block < shape.col_blocks(); ++block)
-        for (std::int64_t c = chunk; c < end; ++c) {
-          add(first, last, block, c);
-          if (block + 1 == shape.col_blocks()) unpack(first, last, c);
+      const std::int64_t strip = product_.strip(), blocks = product_.shape_.col_blocks();
+      for (; chunk < end; chunk += strip)
+        for (std::int64_t p = first; p < last; p += product_.together()) {
+          const std::int64_t beyond = std::min(last, p + product_.together());
+          for (std::int64_t block = 0; block < blocks; ++block)
+            for (std::int64_t c = chunk; c < std::min(end, chunk + strip); ++c) {
+              add(p, beyond, block, c, c - chunk);
+              if (block + 1 == blocks) unpack(p, beyond, c, c - chunk);
+            }
         }
     }
 
@@ -137,25 +141,21 @@ class Product {
     std::int64_t width(std::int64_t panel) const {
       return product_.panels_.width_in_vectors(panel) * product_.kernels_.lanes;
     }
-    // Panels lie at equal distances, whatever their width.
-    float* x_of(std::int64_t panel, std::int64_t first) const {
-      return x_.get() + (panel - first) * product_.shape_.cols * product_.widest() *
-                            product_.kernels_.lanes;
-    }
-    float* y_of(std::int64_t panel, std::int64_t first) const {
-      return y_.get() + (panel - first) * product_.chunk_rows_ * product_.row_chunks_ *
-                            product_.widest() * product_.kernels_.lanes;
+    float* x_of(std::int64_t panel) const { return x_.get() + (panel - packed_) * x_distance_; }
+    float* y_of(std::int64_t place, std::int64_t chunk) const {
+      return y_.get() + place * y_distance_ + chunk * product_.chunk_rows_ * product_.widest();
     }
 
     void pack(std::int64_t first, std::int64_t last) {
+      packed_ = first;
       for (std::int64_t p = first; p < last; ++p)
         product_.kernels_.pack(from_sample(product_.x_, product_.panels_.first_sample(p)),
-                               product_.panels_.valid(p), 0, product_.shape_.cols, x_of(p, first),
+                               product_.panels_.valid(p), 0, product_.shape_.cols, x_of(p),
                                width(p), width(p));
-      packed_ = first;
     }
 
-    void add(std::int64_t first, std::int64_t last, std::int64_t col_block, std::int64_t chunk) {
+    void add(std::int64_t first, std::int64_t last, std::int64_t col_block, std::int64_t chunk,
+             std::int64_t place) {
       const auto& shape = product_.shape_;
       const std::int64_t from = chunk * product_.chunk_rows_;
       const std::int64_t to = std::min(shape.rows, from + product_.chunk_rows_);
@@ -166,28 +166,40 @@ class Product {
         for (std::int64_t p = first; p < last; ++p)
           product_.kernels_.multiply(
               shape.row_block, product_.panels_.width_in_vectors(p), product_.dtype_,
-              {product_.stream_.block(b), values,
-               x_of(p, first) + col_block * shape.col_block * width(p),
-               y_of(p, first) + row * width(p),
+              {product_.stream_.block(b), values, x_of(p) + col_block * shape.col_block * width(p),
+               y_of(p - first, place) + (row - from) * width(p),
                col_block == 0 ? product_.bias_.get() + row : nullptr});
       }
     }
 
-    void unpack(std::int64_t first, std::int64_t last, std::int64_t chunk) {
+    void unpack(std::int64_t first, std::int64_t last, std::int64_t chunk, std::int64_t place) {
       const std::int64_t from = chunk * product_.chunk_rows_;
       const std::int64_t to = std::min(product_.shape_.rows, from + product_.chunk_rows_);
       for (std::int64_t p = first; p < last; ++p)
-        product_.kernels_.unpack(y_of(p, first) + from * width(p), width(p),
-                                 product_.panels_.valid(p), from, to,
+        product_.kernels_.unpack(y_of(p - first, place), width(p), product_.panels_.valid(p), from, to,
                                  from_sample(product_.y_, product_.panels_.first_sample(p)));
     }
 
     const Product& product_;
+    std::int64_t x_distance_, y_distance_;
     Floats x_, y_;
-    std::int64_t packed_ = -1;
+    std::int64_t packed_ = -1;  // the panel that x begins with
   };
 
-  std::int64_t widest() const { return ceil_div(panels_.vectors, panels_.count); }
+  // Samples of the widest panel.
+  std::int64_t widest() const { return ceil_div(panels_.vectors, panels_.count) * kernels_.lanes; }
+
+  // Panels that a block is multiplied with before the next one: the processor then foresees how long
+  // runs are. Where a block is small, its channels stay in the L1 cache instead, from one block of
+  // rows to the next.
+  std::int64_t together() const { return shape_.col_block <= kShortBlock ? 1 : 2; }
+
+  // Chunks of rows whose sums are held until all columns have been added.
+  std::int64_t strip() const {
+    const std::int64_t bytes = chunk_rows_ * widest() * together() * 4;
+    const std::int64_t most = shape_.col_blocks() == 1 ? 1 : std::max<std::int64_t>(1, kSums / bytes);
+    return std::min(most, row_chunks_);
+  }
 
   const SparseKernels& kernels_;
   const StreamView& stream_;
@@ -231,11 +243,11 @@ void pack_channels(const SampleRows& x, std::int64_t samples, std::int64_t chann
 }  // namespace
 
 std::pair<int, int> stream_blocking(int n, int m) {
-  (void)n;
   // Blocks of 8 rows reuse a sample more often, but from M = 16 on nearly all their 255 types occur,
-  // each too rarely for its loop.
-  if (active_sparse_kernels().vectors8 == 1 || m >= 16) return {4, 256};
-  return {8, 512};
+  // each too rarely for its loop. Short blocks keep their samples in the L1 cache, long ones have
+  // long runs: the former where few rows take part in a run, the latter where there are many types.
+  if (active_sparse_kernels().vectors8 == 1 || m >= 16) return {4, 128};
+  return {8, 3 * n <= m ? 192 : 1024};
 }
 
 void stream_matmul(const StreamView& stream, const void* values, DType dtype, const SampleRows& x,
