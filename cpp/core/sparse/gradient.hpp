@@ -95,19 +95,28 @@ inline void gradient(const BlockGradient& block) {
     int n = 0;
     for (unsigned type = index[0]; type; type &= type - 1)
       rows[n++] = block.dy + __builtin_ctz(type) * block.stride;
-    int left = index[1];
-    const std::uint16_t* channel = index + 2;
-    index = channel + left;
+    const int count = index[1];
+    const std::uint16_t* const channels = index + 2;
+    std::uint16_t& taken = block.taken[index - block.index];
+    const int first = taken;
+    int last = first;
+    while (last < count && channels[last] < block.end) ++last;
+    taken = static_cast<std::uint16_t>(last);
     // Equal shares rather than full ones and a rest.
     const int most = columns_at_once(n);
+    int left = last - first;
+    const std::uint16_t* channel = channels + first;
+    float* to = out + first * n;
     for (int parts = (left + most - 1) / most; parts > 0; --parts) {
-      const int count = (left + parts - 1) / parts;
+      const int share = (left + parts - 1) / parts;
       const float* columns[12];
-      for (int j = 0; j < count; ++j) columns[j] = block.x + *channel++ * block.stride;
-      gradient_rows<8>(n, count, rows, columns, block.samples, out, block.add);
-      out += count * n;
-      left -= count;
+      for (int j = 0; j < share; ++j) columns[j] = block.x + *channel++ * block.stride;
+      gradient_rows<8>(n, share, rows, columns, block.samples, to, block.add);
+      to += share * n;
+      left -= share;
     }
+    out += count * n;
+    index = channels + count;
   }
 }
 

@@ -31,9 +31,12 @@ struct BlockProduct {
   const float* bias;  // what y starts from, a number for each row; null: from what is in y
 };
 
-// Sums over samples for one block: gradient[p] += sum_s dy[row of p][s] x[column of p][s].
+// Sums over samples for those columns of a block that come before `end`, relative to its first, and
+// were not taken yet: gradient[p] += sum_s dy[row of p][s] x[column of p][s].
 struct BlockGradient {
   const std::uint16_t* index;
+  std::uint16_t* taken;  // as the index; where a run begins, how many of its columns were
+  int end;
   const float* x;   // [column][stride] from the block's first column on
   const float* dy;  // [row][stride]
   std::int64_t stride;

@@ -28,9 +28,12 @@ const SparseKernels& active_sparse_kernels() {
 namespace {
 
 constexpr std::int64_t kSums = 256 << 10;  // bytes of sums that wait for their next column block
+constexpr std::int64_t kWeights = 384 << 10;  // bytes of the stream that panels in turn are multiplied with
 constexpr std::int64_t kPacked = 4 << 20;  // bytes of samples that a thread packs at once
 constexpr int kShortBlock = 256;           // columns
+// What is at hand for the weight gradient, together 512 KiB, which should stay in the L2 cache.
 constexpr std::int64_t kGradientSamples = 512;
+constexpr int kGradientColumns = 256;
 
 struct Free {
   void operator()(float* p) const { std::free(p); }
@@ -126,15 +129,14 @@ class Product {
     void run(std::int64_t first, std::int64_t last, std::int64_t chunk, std::int64_t end) {
       if (first != packed_) pack(first, last);
       const std::int64_t strip = product_.strip(), blocks = product_.shape_.col_blocks();
-      for (; chunk < end; chunk += strip)
+      for (; chunk < end; chunk += strip) {
+        const std::int64_t beyond = std::min(end, chunk + strip);
         for (std::int64_t p = first; p < last; p += product_.together()) {
-          const std::int64_t beyond = std::min(last, p + product_.together());
-          for (std::int64_t block = 0; block < blocks; ++block)
-            for (std::int64_t c = chunk; c < std::min(end, chunk + strip); ++c) {
-              add(p, beyond, block, c, c - chunk);
-              if (block + 1 == blocks) unpack(p, beyond, c, c - chunk);
-            }
+          const std::int64_t next = std::min(last, p + product_.together());
+          for (std::int64_t block = 0; block < blocks; ++block) add(p, next, block, chunk, beyond);
+          unpack(p, next, chunk, beyond);
         }
+      }
     }
 
    private:
@@ -142,9 +144,7 @@ class Product {
       return product_.panels_.width_in_vectors(panel) * product_.kernels_.lanes;
     }
     float* x_of(std::int64_t panel) const { return x_.get() + (panel - packed_) * x_distance_; }
-    float* y_of(std::int64_t place, std::int64_t chunk) const {
-      return y_.get() + place * y_distance_ + chunk * product_.chunk_rows_ * product_.widest();
-    }
+    float* y_of(std::int64_t place) const { return y_.get() + place * y_distance_; }
 
     void pack(std::int64_t first, std::int64_t last) {
       packed_ = first;
@@ -155,11 +155,11 @@ class Product {
     }
 
     void add(std::int64_t first, std::int64_t last, std::int64_t col_block, std::int64_t chunk,
-             std::int64_t place) {
+             std::int64_t end) {
       const auto& shape = product_.shape_;
-      const std::int64_t from = chunk * product_.chunk_rows_;
-      const std::int64_t to = std::min(shape.rows, from + product_.chunk_rows_);
-      for (std::int64_t row = from; row < to; row += shape.row_block) {
+      const std::int64_t top = chunk * product_.chunk_rows_;
+      const std::int64_t bottom = std::min(shape.rows, end * product_.chunk_rows_);
+      for (std::int64_t row = top; row < bottom; row += shape.row_block) {
         const std::int64_t b = col_block * shape.row_blocks() + row / shape.row_block;
         const void* values = advanced(product_.values_, product_.dtype_,
                                       product_.stream_.value_starts[b]);
@@ -167,16 +167,16 @@ class Product {
           product_.kernels_.multiply(
               shape.row_block, product_.panels_.width_in_vectors(p), product_.dtype_,
               {product_.stream_.block(b), values, x_of(p) + col_block * shape.col_block * width(p),
-               y_of(p - first, place) + (row - from) * width(p),
+               y_of(p - first) + (row - top) * width(p),
                col_block == 0 ? product_.bias_.get() + row : nullptr});
       }
     }
 
-    void unpack(std::int64_t first, std::int64_t last, std::int64_t chunk, std::int64_t place) {
-      const std::int64_t from = chunk * product_.chunk_rows_;
-      const std::int64_t to = std::min(product_.shape_.rows, from + product_.chunk_rows_);
+    void unpack(std::int64_t first, std::int64_t last, std::int64_t chunk, std::int64_t end) {
+      const std::int64_t top = chunk * product_.chunk_rows_;
+      const std::int64_t bottom = std::min(product_.shape_.rows, end * product_.chunk_rows_);
       for (std::int64_t p = first; p < last; ++p)
-        product_.kernels_.unpack(y_of(p - first, place), width(p), product_.panels_.valid(p), from, to,
+        product_.kernels_.unpack(y_of(p - first), width(p), product_.panels_.valid(p), top, bottom,
                                  from_sample(product_.y_, product_.panels_.first_sample(p)));
     }
 
@@ -194,11 +194,12 @@ class Product {
   // rows to the next.
   std::int64_t together() const { return shape_.col_block <= kShortBlock ? 1 : 2; }
 
-  // Chunks of rows whose sums are held until all columns have been added.
+  // Chunks of rows whose sums are held until all columns have been added. Then they are written a few
+  // samples at a time from end to end: single squares here and there would wait for memory each time.
   std::int64_t strip() const {
-    const std::int64_t bytes = chunk_rows_ * widest() * together() * 4;
-    const std::int64_t most = shape_.col_blocks() == 1 ? 1 : std::max<std::int64_t>(1, kSums / bytes);
-    return std::min(most, row_chunks_);
+    const std::int64_t sums = chunk_rows_ * widest() * together() * 4;
+    const std::int64_t weights = stream_.value_starts[shape_.blocks()] / row_chunks_ * 5;
+    return std::clamp<std::int64_t>(std::min(kSums / sums, kWeights / (weights + 1)), 1, row_chunks_);
   }
 
   const SparseKernels& kernels_;
@@ -246,8 +247,9 @@ std::pair<int, int> stream_blocking(int n, int m) {
   // Blocks of 8 rows reuse a sample more often, but from M = 16 on nearly all their 255 types occur,
   // each too rarely for its loop. Short blocks keep their samples in the L1 cache, long ones have
   // long runs: the former where few rows take part in a run, the latter where there are many types.
+  (void)n;
   if (active_sparse_kernels().vectors8 == 1 || m >= 16) return {4, 128};
-  return {8, 3 * n <= m ? 192 : 1024};
+  return {8, 2048};
 }
 
 void stream_matmul(const StreamView& stream, const void* values, DType dtype, const SampleRows& x,
@@ -271,6 +273,7 @@ void stream_weight_gradient(const StreamView& stream, const SampleRows& x, const
   const Floats columns = floats(shape.cols * stride);
   const Floats rows = floats(shape.row_blocks() * shape.row_block * stride);
   const Floats gradient = floats(stream.value_starts[shape.blocks()]);
+  std::vector<std::uint16_t> taken(stream.index_starts[shape.blocks()]);
   for (std::int64_t first = 0; first < samples; first += chunk) {
     const std::int64_t valid = std::min(chunk, samples - first);
     const std::int64_t width = ceil_div(valid, kernels.lanes) * kernels.lanes;
@@ -278,14 +281,23 @@ void stream_weight_gradient(const StreamView& stream, const SampleRows& x, const
                   kernels);
     pack_channels(from_sample(dy, first), valid, shape.rows, rows.get(), width, stride, threads,
                   kernels);
-    parallel_chunks(shape.blocks(), 4, threads, [&] {
+    std::fill(taken.begin(), taken.end(), std::uint16_t{0});
+    const std::int64_t share = ceil_div(shape.row_blocks(), 2 * threads);
+    parallel_chunks(shape.row_blocks(), share, threads, [&] {
       return [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t b = begin; b < end; ++b) {
-          const std::int64_t row = b % shape.row_blocks() * shape.row_block;
-          const std::int64_t column = b / shape.row_blocks() * shape.col_block;
-          kernels.gradient({stream.block(b), columns.get() + column * stride,
-                            rows.get() + row * stride, stride, static_cast<int>(width),
-                            gradient.get() + stream.value_starts[b], first > 0});
+        for (std::int64_t block = 0; block < shape.col_blocks(); ++block) {
+          const std::int64_t left = block * shape.col_block;
+          const int wide = static_cast<int>(std::min<std::int64_t>(shape.col_block, shape.cols - left));
+          for (int column = kGradientColumns; column < wide + kGradientColumns;
+               column += kGradientColumns)
+            for (std::int64_t row = begin; row < end; ++row) {
+              const std::int64_t b = block * shape.row_blocks() + row;
+              kernels.gradient({stream.block(b), taken.data() + stream.index_starts[b],
+                                std::min(column, wide), columns.get() + left * stride,
+                                rows.get() + row * shape.row_block * stride, stride,
+                                static_cast<int>(width),
+                                gradient.get() + stream.value_starts[b], first > 0});
+            }
         }
       };
     });

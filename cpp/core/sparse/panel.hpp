@@ -50,23 +50,25 @@ template <class T>
 void pack_rows(const SampleRows& x, std::int64_t samples, std::int64_t first, std::int64_t last,
                float* panel, std::int64_t width, std::int64_t stride) {
   constexpr int L = kLanes32;
-  const T* data = static_cast<const T*>(x.data);
-  for (std::int64_t c = first; c < last; c += L) {
-    const std::int64_t channels = last - c < L ? last - c : L;
-    for (std::int64_t s = 0; s < width; s += L) {
+  const T* const data = static_cast<const T*>(x.data);
+  const std::int64_t line = x.stride;  // what is stored could be taken for a change of it
+  // A few rows at a time from end to end, as memory is best read.
+  for (std::int64_t s = 0; s < width; s += L) {
+    const std::int64_t left = samples - s;
+    for (std::int64_t c = first; c < last; c += L) {
+      const std::int64_t channels = last - c < L ? last - c : L;
       float* to = panel + (c - first) * stride + s;
-      const T* from = data + s * x.stride + c;
-      const std::int64_t left = samples - s;
+      const T* from = data + s * line + c;
       if (left <= 0) {
         for (std::int64_t i = 0; i < channels; ++i) store(to + i * stride, F32{});
       } else if (channels == L) {
         F32 rows[L];
         if (left >= L) {
 #pragma GCC unroll 16
-          for (int i = 0; i < L; ++i) rows[i] = load_floats(from + i * x.stride);
+          for (int i = 0; i < L; ++i) rows[i] = load_floats(from + i * line);
         } else {
 #pragma GCC unroll 16
-          for (int i = 0; i < L; ++i) rows[i] = i < left ? load_floats(from + i * x.stride) : F32{};
+          for (int i = 0; i < L; ++i) rows[i] = i < left ? load_floats(from + i * line) : F32{};
         }
         transpose(rows);
 #pragma GCC unroll 16
@@ -74,7 +76,7 @@ void pack_rows(const SampleRows& x, std::int64_t samples, std::int64_t first, st
       } else {
         for (std::int64_t i = 0; i < channels; ++i)
           for (int l = 0; l < L; ++l)
-            to[i * stride + l] = l < left ? sample(from + l * x.stride + i) : 0.0f;
+            to[i * stride + l] = l < left ? sample(from + l * line + i) : 0.0f;
       }
     }
   }
@@ -84,9 +86,10 @@ template <class T>
 void unpack_rows(const float* panel, std::int64_t width, std::int64_t samples, std::int64_t first,
                  std::int64_t last, const OutputRows& y) {
   constexpr int L = kLanes32;
-  T* data = static_cast<T*>(y.data);
-  for (std::int64_t c = first; c < last; c += L)
-    for (std::int64_t s = 0; s < samples; s += L) {
+  T* const data = static_cast<T*>(y.data);
+  const std::int64_t line = y.stride;
+  for (std::int64_t s = 0; s < samples; s += L)
+    for (std::int64_t c = first; c < last; c += L) {
       const float* from = panel + (c - first) * width + s;
       if (last - c >= L) {
         F32 rows[L];
@@ -95,16 +98,16 @@ void unpack_rows(const float* panel, std::int64_t width, std::int64_t samples, s
         transpose(rows);
         if (samples - s >= L) {
 #pragma GCC unroll 16
-          for (int i = 0; i < L; ++i) store_samples(data + (s + i) * y.stride + c, rows[i]);
+          for (int i = 0; i < L; ++i) store_samples(data + (s + i) * line + c, rows[i]);
         } else {
 #pragma GCC unroll 16
           for (int i = 0; i < L; ++i)
-            if (s + i < samples) store_samples(data + (s + i) * y.stride + c, rows[i]);
+            if (s + i < samples) store_samples(data + (s + i) * line + c, rows[i]);
         }
       } else {
         for (std::int64_t l = 0; l < L && s + l < samples; ++l)
           for (std::int64_t i = 0; i < last - c; ++i)
-            put_sample(data + (s + l) * y.stride + c + i, from[i * width + l]);
+            put_sample(data + (s + l) * line + c + i, from[i * width + l]);
       }
     }
 }
