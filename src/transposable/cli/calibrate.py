@@ -222,6 +222,7 @@ def _document(
         "method": report.model.method,
         "scores": how.scores,
         "mode": report.model.mode,
+        "device": how.device or "cpu",
         "calibration": {
             "file": str(how.file),
             "kind": samples.kind,
