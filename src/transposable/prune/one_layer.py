@@ -84,14 +84,16 @@ def _problem(
 ) -> LayerProblem:
     data = collected or Collected((Moments.none(layer.reading, dense.device),))
     matrix = layer.reading.matrix(dense)
-    # With several biases to one weight there is no common mean; and a method that chooses the bias
-    # itself sees the layer as it is.
+    moments = data.moments
+    # With several biases to one weight there is no common mean; a method that chooses the bias
+    # itself sees the layer as it is; and of inputs that are all alike nothing but rounding is left.
     centred = (
         settings.refit_bias
         and not settings.method.needs_samples
         and collected is not None
         and layer.bias is not None
         and len(layer.tied) == 1
+        and moments.varies
     )
 
     def posed(moments: Moments) -> LayerProblem:
@@ -105,7 +107,7 @@ def _problem(
             keep_zeros=settings.keep_zeros,
         )
 
-    problem = posed(data.moments)
+    problem = posed(moments)
     if len(data.parts) > 1:
         problem.halves = tuple(posed(part) for part in data.parts)
     problem.module = layer.module
