@@ -461,7 +461,7 @@ def test_without_memory_for_the_kept_inputs(monkeypatch: pytest.MonkeyPatch, whe
 
     torch.manual_seed(0)
     model = Blocks()
-    record = chain.record
+    record = chain.record_blocks
 
     def short_of_memory(*args: Any) -> Any:
         looking = len(args[-1]) > 1
@@ -479,7 +479,7 @@ def test_without_memory_for_the_kept_inputs(monkeypatch: pytest.MonkeyPatch, whe
     elif where == "advancing":
         monkeypatch.setattr(chain._Position, "advance", full)
     else:
-        monkeypatch.setattr(chain, "record", short_of_memory)
+        monkeypatch.setattr(chain, "record_blocks", short_of_memory)
     found, *_ = both(model, rows(), monkeypatch)
     assert failures == 1
     assert found.notes == (() if where != "advancing" else ("1 blocks replayed one by one",))

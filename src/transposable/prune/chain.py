@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from transposable.errors import CalibrationError
 from transposable.prune.calibration import Call
-from transposable.prune.chain_recorder import Chain, Given, find_slot, first_tensor, record
+from transposable.prune.chain_recorder import Chain, Given, find_slot, first_tensor, record_blocks
 from transposable.prune.plan import Layer
 from transposable.prune.replay import Source, Whole, run
 from transposable.prune.weights import Weights
@@ -68,7 +68,7 @@ def _tried(model: nn.Module, chain: Chain, calls: Sequence[Call], counts: Counts
         return None
     chain = replace(chain, slot=slot)
     everything = range(len(chain.blocks) + 1)
-    states = record(model, calls[0], chain, counts[0], everything)
+    states = record_blocks(model, calls[0], chain, counts[0], everything)
     if states is None:
         return None
     if len(calls) > 1:
@@ -205,7 +205,9 @@ class Chains:
                 continue
             with _weights(self._weights, dense):
                 for number, call in enumerate(calls):
-                    found = record(self._whole.module, call, chain, self._counts[number], [place])
+                    found = record_blocks(
+                        self._whole.module, call, chain, self._counts[number], [place]
+                    )
                     if found is None:
                         self._chains.remove(chain)
                         return None

@@ -239,7 +239,7 @@ class Driver:
         if not self._total:
             return ""
         if layer.name not in found:
-            return "never reached by the calibration; pruned by magnitude"
+            return f"never reached by the calibration; pruned by {self.settings.without_data.name}"
         if found[layer.name].rerouted:
             return (
                 "routed: the pruned model gives it other inputs than the dense one; fitted to its "

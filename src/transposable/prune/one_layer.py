@@ -30,6 +30,11 @@ class Settings:
     keep_zeros: bool = True
     refit_bias: bool = True
 
+    @property
+    def without_data(self) -> Method:
+        """What prunes a layer that the calibration never reaches."""
+        return Magnitude() if self.method.needs_data else self.method
+
 
 def prune_layer(
     layer: Layer,
@@ -43,7 +48,7 @@ def prune_layer(
 
     Args:
         layer: dense.
-        collected: what the calibration says about it; None to prune it by magnitude.
+        collected: what the calibration says about it; None to prune it without.
         weights: of the model; the new ones are set there.
         settings: how.
         seconds: that the calibration of this layer took.
@@ -51,7 +56,7 @@ def prune_layer(
     """
     started = time.perf_counter()
     dense = weights.dense(layer.weight)
-    method = settings.method if collected is not None else Magnitude()
+    method = settings.method if collected is not None else settings.without_data
     problem = _problem(layer, dense, collected, settings)
     result = method.prune(problem)
     _write(layer, problem, result, weights, settings)

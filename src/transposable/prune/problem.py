@@ -41,6 +41,16 @@ class LayerProblem:
         module: the dense layer, to run it on samples.
         samples: batches of (inputs, wanted outputs less the bias), as the layer gets and gives
             them, for a method with ``needs_samples``.
+
+    Example:
+        >>> from transposable.prune import Wanda, prune_model
+        >>> class Printed(Wanda):
+        ...     def prune(self, problem):
+        ...         print(problem.name, list(problem.weight.shape), problem.count)
+        ...         return super().prune(problem)
+        >>> model = nn.Sequential(nn.Linear(16, 8))
+        >>> report = prune_model(model, "2:4T", Printed(), torch.randn(32, 16))
+        0 [1, 8, 16] 32
     """
 
     name: str
