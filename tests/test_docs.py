@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import doctest
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 CARDS = sorted((ROOT / "src" / "transposable" / "train" / "recipes").glob("*/README.md"))
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *CARDS]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SCRIPT = re.compile(r"^```python torchrun\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
 
 
@@ -44,6 +48,29 @@ def test_python_blocks(document: Path, tmp_path: Path, monkeypatch: pytest.Monke
         runner.run(test, out=report.append, clear_globs=False)
         names.update(test.globs)
         assert runner.failures == 0, "".join(report)
+
+
+@pytest.mark.parametrize("document", ["docs/prune.md"])
+def test_scripts_for_torchrun(document: str, tmp_path: Path) -> None:
+    """Each of them runs in two processes."""
+    scripts = SCRIPT.findall((ROOT / document).read_text(encoding="utf-8"))
+    assert scripts
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    paths = os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    for number, script in enumerate(scripts):
+        path = tmp_path / f"script{number}.py"
+        path.write_text(script, encoding="utf-8")
+        done = subprocess.run(
+            [*command, path.name],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_readme_has_python() -> None:

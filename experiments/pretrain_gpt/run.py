@@ -5,6 +5,7 @@ python -m experiments.pretrain_gpt.run [--data DIR] [--config NAME] [--seed N]
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def table(document: dict[str, Any]) -> str:
                 f"{runs[0]['tokens'] / 1e6:.2f} M",
                 loss,
                 against,
-                f"{runs[0]['train_loss'][-1]:.4f}",
+                f"{statistics.fmean(run['train_loss'][-1] for run in runs):.4f}",
                 f"{100 * tables.mean(runs, 'refresh_share'):.2f}" if sparse else "",
             ]
         )
@@ -114,7 +115,7 @@ def table(document: dict[str, Any]) -> str:
 EXPERIMENT = Experiment(
     folder=Path(__file__).parent,
     methods=METHODS,
-    seeds=(0,),
+    seeds=(0, 1, 2),
     settings={**MODEL, **SETTINGS},
     needed=("wikitext2/train.txt.gz", "wikitext2/valid.txt.gz"),
     load=load,

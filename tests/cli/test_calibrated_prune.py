@@ -296,6 +296,53 @@ def test_the_dtype_of_the_file_is_kept(
     assert run("verify", out).exit_code == 0
 
 
+def test_device(run: Run, text: Path, bert: Path, tmp_path: Path) -> None:
+    """On a GPU, where there is one, the result is close to that of the CPU."""
+    options = ("--method", "adaprune", "--scores", "magnitude", "--calibration", text, "--json")
+    errors = []
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        out = tmp_path / device
+        result = run("prune", bert, "-p", "2:4T", *options, "--device", device, "-o", out)
+        assert result.exit_code == 0, result.stderr
+        assert run("verify", out).exit_code == 0
+        document = json.loads(result.stdout)
+        assert document["device"] == device
+        errors.append(document["totals"]["error"])
+    assert errors == pytest.approx(errors[:1] * len(errors), rel=1e-3)
+
+
+def test_a_gpu_that_is_not_there(
+    run: Run, text: Path, bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("-p", "2:4T", "--calibration", text, "--dry-run", "--device")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = run("prune", bert, *options, "cuda")
+    assert result.exit_code == 2
+    assert "cannot use 'cuda', it sees none" in result.stderr
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    result = run("prune", bert, *options, "cuda:2")
+    assert result.exit_code == 2
+    assert "cannot use 'cuda:2', it sees 2 of them, from cuda:0 on" in result.stderr
+
+
+def test_a_gpu_with_too_little_memory(
+    run: Run, text: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore text.")
+
+    # In a sum over the calibration: what fails there is no fault of a batch.
+    monkeypatch.setattr("transposable.prune.moments.Moments.add", full)
+    out = tmp_path / "out"
+    options = ("--method", "adaprune", "--calibration", text, "-o", out)
+    result = run("prune", bert, "-p", "2:4T", *options)
+    assert result.exit_code == 3
+    assert "too little memory" in result.stderr
+    assert "Tried to allocate 2 GiB.); nothing is written" in result.stderr
+    assert not out.exists()
+
+
 def test_a_finished_run_resumes(run: Run, text: Path, bert: Path, tmp_path: Path) -> None:
     options = ("--method", "adaprune", "--calibration", text, "--resume", tmp_path / "layers")
     only = ("-i", "*layer.1.*.dense")
@@ -500,6 +547,10 @@ def options(*given: object) -> Callable[[Path, Path], tuple[object, ...]]:
         (options("--method", "wanda", "--scores", "obs"), 2, "scores of its own"),
         (options("--layout", "linear"), 2, "--layout"),
         (options("--samples", 0), 2, "--samples"),
+        (options("--device", "tpu"), 2, "there is no 'tpu'; give cpu, cuda, or cuda:N"),
+        (options("--device", "cpu:1"), 2, "there is no 'cpu:1'"),
+        (options("--device", "cuda:x"), 2, "there is no 'cuda:x'"),
+        (options("--device", "cuda:99"), 2, "leave --device out to run on the CPU"),
         (options("-i", "*word_embeddings*"), 2, "the weight of a layer of class Embedding"),
         (options("-i", "*nosuch*"), 2, "matches none"),
         (options("-o", "/proc/nosuch/out"), 4, "write"),
@@ -556,6 +607,7 @@ def test_a_file_instead_of_a_directory(run: Run, text: Path, bert: Path) -> None
         (("--samples", 10, "--seq-len", 16), "--samples, --seq-len: only with --calibration"),
         (("--mode", "parallel"), "--mode: only with --calibration"),
         (("--resume", "here"), "--resume: only with --calibration"),
+        (("--device", "cpu"), "--device: only with --calibration"),
     ],
 )
 def test_options_without_calibration(

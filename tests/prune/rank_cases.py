@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from prune import killed
+from prune import killed, routed
 from transposable.errors import CalibrationError, CheckpointError, MethodError
 from transposable.prune import AdaPrune, Method, PruneReport, prune_model
 from transposable.prune.ranks import Ranks
@@ -111,6 +111,14 @@ def layers_that_one_rank_never_reaches() -> None:
         report = must_equal(Branching(), calibration=data, mode=mode)
         assert [layer.name for layer in report.layers] == ["first", "even", "odd", "never"]
         assert "pruned by magnitude" in report.layers[-1].note
+
+
+@case
+def experts() -> None:
+    """Which tokens reach one changes while layers before it are pruned, on one rank or on all."""
+    torch.manual_seed(0)
+    report = must_equal(routed.Network(), calibration=routed.batches(), exclude="*.router")
+    assert sum(layer.note.startswith("routed") for layer in report.layers) >= 4
 
 
 @case

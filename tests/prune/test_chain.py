@@ -447,16 +447,42 @@ def test_kept_inputs_are_out_of_date_after_a_layer_is_loaded(tmp_path: Path) -> 
         assert torch.equal(dense.state_dict()[name], value), name
 
 
-def test_without_memory_for_the_kept_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["looking", "capturing", "keeping", "advancing"])
+def test_without_memory_for_the_kept_inputs(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """Passes are from the start then, wherever memory ends: in a run of the model, or after it."""
     from transposable.prune import chain
 
+    failures = 0
+
     def full(*_: Any) -> None:
+        nonlocal failures
+        failures += 1
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     torch.manual_seed(0)
-    monkeypatch.setattr(chain._Pool, "shared", full)
-    found, *_ = both(Blocks(), rows(), monkeypatch)
-    assert not found.notes
+    model = Blocks()
+    record = chain.record_blocks
+
+    def short_of_memory(*args: Any) -> Any:
+        looking = len(args[-1]) > 1
+        if looking is not (where == "looking"):
+            return record(*args)
+        layer = next(m for m in args[0].modules() if isinstance(m, nn.Linear))
+        handle = layer.register_forward_pre_hook(full)
+        try:
+            return record(*args)
+        finally:
+            handle.remove()
+
+    if where == "keeping":
+        monkeypatch.setattr(chain._Pool, "shared", full)
+    elif where == "advancing":
+        monkeypatch.setattr(chain._Position, "advance", full)
+    else:
+        monkeypatch.setattr(chain, "record_blocks", short_of_memory)
+    found, *_ = both(model, rows(), monkeypatch)
+    assert failures == 1
+    assert found.notes == (() if where != "advancing" else ("1 blocks replayed one by one",))
 
 
 def test_no_hook_and_no_mode_stays(monkeypatch: pytest.MonkeyPatch) -> None:

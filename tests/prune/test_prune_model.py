@@ -230,6 +230,21 @@ def test_zeros_stay_zeros(net: Net, data: list[torch.Tensor]) -> None:
     assert (filled.error or 1) < (report.error or 0)
 
 
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt", "alps", "adaprune"])
+def test_a_refitted_bias_keeps_the_mean_output(method: str) -> None:
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Linear(32, 16))
+    x = torch.randn(200, 32) + 1
+    means = {}
+    for refit in (True, False):
+        model = copy.deepcopy(dense)
+        prune_model(model, "2:4T", method, x, refit_bias=refit)
+        assert torch.equal(model[0].bias, dense[0].bias) is not refit
+        with torch.no_grad():
+            means[refit] = float((model(x) - dense(x)).mean(0).abs().max())
+    assert means[True] < 1e-5 < means[False]
+
+
 # ---- shared and unreached layers ----
 
 

@@ -17,6 +17,8 @@ from transposable.cli import prune_report as text
 from transposable.cli import show
 
 if TYPE_CHECKING:
+    import torch
+
     from transposable.export import Choice, ReplacedTensor
     from transposable.pretrained import PretrainedReport, TextSamples
     from transposable.prune import LayerReport
@@ -34,6 +36,7 @@ class How:
     samples: int | None
     seq_len: int | None
     resume: Path | None
+    device: str | None
 
 
 def check_method(method: str, scores: object) -> None:
@@ -67,9 +70,12 @@ def run(
             "their weights are read"
         )
     from transposable import pretrained
+    from transposable.cli.setup import checked_device
     from transposable.export import open_source, plan
     from transposable.pattern import Pattern
+    from transposable.prune.calibration import SAMPLES
 
+    device = checked_device(how.device)
     mode: Literal["sequential", "parallel"] = "parallel" if how.mode == "parallel" else "sequential"
     with open_source(src) as source:
         decisions = plan(source, pattern, choice)
@@ -81,17 +87,19 @@ def run(
                 pretrained.load_tokenizer(source),
                 source.config,
                 kind,
-                samples=how.samples or 512,
+                samples=how.samples or SAMPLES,
                 seq_len=how.seq_len,
             )
         with _status("loading the model"):
             model, notes = pretrained.load_model(source)
             binding = pretrained.bind(source, decisions, model, Pattern.parse(pattern), choice)
+            with _memory_of(device):
+                model.to(device)
         source.notes += notes
         if not as_json:
             text.print_selection(source, binding.decisions, pattern, solver, chosen.name)
             _print_samples(how, mode, samples)
-        with show.progress("pruning", eta=True) as progress:
+        with show.progress("pruning", eta=True) as progress, _memory_of(device):
             report = pretrained.prune_pretrained(
                 source,
                 model,
@@ -122,6 +130,23 @@ def _status(label: str) -> Iterator[None]:
         return
     with err.status(label):
         yield
+
+
+@contextmanager
+def _memory_of(device: torch.device) -> Iterator[None]:
+    """Says what to do where a GPU has too little memory."""
+    import torch
+
+    from transposable.errors import DeviceError
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(
+            f"--device: {device} has too little memory for this model and its calibration "
+            f"({str(error).splitlines()[0]}); nothing is written; give fewer --samples, or leave "
+            "--device out to run on the CPU"
+        ) from error
 
 
 def _print_samples(how: How, mode: str, samples: TextSamples) -> None:
@@ -197,6 +222,7 @@ def _document(
         "method": report.model.method,
         "scores": how.scores,
         "mode": report.model.mode,
+        "device": how.device or "cpu",
         "calibration": {
             "file": str(how.file),
             "kind": samples.kind,

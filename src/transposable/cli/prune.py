@@ -70,6 +70,11 @@ from transposable.cli.app import EXIT_CODES, debug_option, json_option
     metavar="DIR",
     help="With --calibration: keep finished layers there, and go on after a kill.",
 )
+@click.option(
+    "--device",
+    metavar="cpu|cuda[:N]",
+    help="With --calibration: where the model runs; default cpu.",
+)
 @click.option("--solver", default="auto", show_default=True, help="See 'transposable solvers'.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; default: all cores.")
 @click.option(
@@ -107,6 +112,7 @@ def command(
     samples: int | None,
     seq_len: int | None,
     resume: Path | None,
+    device: str | None,
     solver: str,
     threads: int | None,
     layouts: tuple[str, ...],
@@ -137,11 +143,17 @@ def command(
     if calibration is not None:
         from transposable.cli import calibrate
 
-        how = calibrate.How(calibration, method, scores, mode, samples, seq_len, resume)
+        how = calibrate.How(calibration, method, scores, mode, samples, seq_len, resume, device)
         calibrate.run(src, pattern, target, how, choice, solver, chosen, masks, as_json)
         return
     _check_magnitude(
-        method, scores=scores, mode=mode, samples=samples, seq_len=seq_len, resume=resume
+        method,
+        scores=scores,
+        mode=mode,
+        samples=samples,
+        seq_len=seq_len,
+        resume=resume,
+        device=device,
     )
     from transposable.cli.prune_report import document, print_report, print_selection
     from transposable.export import open_source, plan, prune_model

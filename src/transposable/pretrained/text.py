@@ -13,6 +13,7 @@ import torch
 
 from transposable.errors import CalibrationError, FileError
 from transposable.pretrained.loading import Kind
+from transposable.prune.calibration import SAMPLES
 
 SEQ_LEN: Final = 256
 """Tokens of a sample, where the model takes as many."""
@@ -48,7 +49,7 @@ def text_samples(
     config: Mapping[str, Any],
     kind: Kind,
     *,
-    samples: int = 512,
+    samples: int = SAMPLES,
     seq_len: int | None = None,
 ) -> TextSamples:
     """The first samples of a text file; of an encoder its lines, of a causal model windows.

@@ -114,6 +114,8 @@ def _matched(
             dense: Mapping[str, list[Stats]] = dense,
             samples: int = call.samples,
         ) -> None:
+            if not dense[name]:  # a branch that the dense model did not take on this batch
+                return
             mean_before, var_before, *_ = before[name]
             (mean_dense, var_dense), (mean, var) = dense[name].pop(0), _moments(x)
             ratio = (var + norm.eps) / (var_dense + norm.eps)

@@ -14,6 +14,8 @@ from torch.utils import _pytree as pytree
 from transposable.errors import CalibrationError
 
 SAMPLES = 512
+"""How many are taken of an iterable where nothing is said."""
+
 Batch = tuple[tuple[Any, ...], dict[str, Any]]
 BatchToArgs = Callable[[Any], Any]
 Calibration = Iterable[Any] | Callable[[nn.Module], Any]

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from transposable.errors import CalibrationError
 from transposable.prune.calibration import Call
-from transposable.prune.chain_recorder import Chain, Given, find_slot, first_tensor, record
+from transposable.prune.chain_recorder import Chain, Given, find_slot, first_tensor, record_blocks
 from transposable.prune.plan import Layer
 from transposable.prune.replay import Source, Whole, run
 from transposable.prune.weights import Weights
@@ -32,7 +32,8 @@ def find_chains(
     """The chains of a dense model, longest first, none of them inside a block of another.
 
     A chain is an nn.ModuleList or nn.Sequential with layers in two or more of its modules, which a
-    run of the model calls in order, once, each with the output of the one before.
+    run of the model calls in order, once, each with the output of the one before. There is none
+    where memory does not suffice to find out.
     """
     if not calls:
         return []
@@ -48,7 +49,13 @@ def find_chains(
     taken: set[nn.Module] = set()
     for chain in candidates:
         inside = {module for block in chain.blocks for module in block.modules()}
-        if taken.isdisjoint(inside) and (tried := _tried(model, chain, calls, counts)):
+        if not taken.isdisjoint(inside):
+            continue
+        try:
+            tried = _tried(model, chain, calls, counts)
+        except torch.OutOfMemoryError:
+            return []
+        if tried is not None:
             found.append(tried)
             taken |= inside
     return found
@@ -61,7 +68,7 @@ def _tried(model: nn.Module, chain: Chain, calls: Sequence[Call], counts: Counts
         return None
     chain = replace(chain, slot=slot)
     everything = range(len(chain.blocks) + 1)
-    states = record(model, calls[0], chain, counts[0], everything)
+    states = record_blocks(model, calls[0], chain, counts[0], everything)
     if states is None:
         return None
     if len(calls) > 1:
@@ -169,42 +176,43 @@ class Chains:
                 self._position = None
 
     def _at(self, chain: Chain, place: int) -> _Position | None:
+        """The block, or None if it is none; if memory does not suffice, no block is any more."""
         position = self._position
-        if position is None or position.chain is not chain or position.place > place:
-            self._position = None
-            position = self._capture(chain, place)
-        while position is not None and position.place < place:
-            position.advance(self._weights)
+        self._position = None
+        try:
+            if position is None or position.chain is not chain or position.place > place:
+                position = None  # frees what it holds
+                position = self._capture(chain, place)
+            while position is not None and position.place < place:
+                position.advance(self._weights)
+        except torch.OutOfMemoryError:
+            self._chains.clear()
+            return None
         self._position = position
         return position
 
     def _capture(self, chain: Chain, place: int) -> _Position | None:
         """Run the model, dense and pruned, and keep the inputs of one block; None if it is none.
 
-        In the pruned model blocks could be called otherwise, and memory may not suffice: then
-        layers see the whole model from now on.
+        In the pruned model blocks could be called otherwise than in the dense one.
         """
         calls = self._whole.calls
         position = _Position(chain, place, calls)
         pool = _Pool()
-        try:
-            for dense, states in ((True, position.dense), (False, position.pruned)):
-                if not dense and self._untouched:
-                    states += [_State(state.hidden, state.given) for state in position.dense]
-                    continue
-                with _weights(self._weights, dense):
-                    for number, call in enumerate(calls):
-                        found = record(
-                            self._whole.module, call, chain, self._counts[number], [place]
-                        )
-                        if found is None:
-                            self._chains.remove(chain)
-                            return None
-                        given = [pool.shared(one) for one in found.given]
-                        states.append(_State(found.hidden[place], given))
-        except torch.OutOfMemoryError:
-            self._chains.clear()
-            return None
+        for dense, states in ((True, position.dense), (False, position.pruned)):
+            if not dense and self._untouched:
+                states += [_State(state.hidden, state.given) for state in position.dense]
+                continue
+            with _weights(self._weights, dense):
+                for number, call in enumerate(calls):
+                    found = record_blocks(
+                        self._whole.module, call, chain, self._counts[number], [place]
+                    )
+                    if found is None:
+                        self._chains.remove(chain)
+                        return None
+                    given = [pool.shared(one) for one in found.given]
+                    states.append(_State(found.hidden[place], given))
         return position
 
 

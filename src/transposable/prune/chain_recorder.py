@@ -106,7 +106,7 @@ def find_slot(model: nn.Module, call: Call, chain: Chain) -> int | str | None:
     return found[0] if len(found) == 1 else None
 
 
-def record(
+def record_blocks(
     model: nn.Module,
     call: Call,
     chain: Chain,

@@ -17,10 +17,15 @@ from transposable.prune.weights import Weights
 
 @dataclass
 class Collected:
-    """The sums of a layer, in one part or two halves, and samples where they were asked for."""
+    """The sums of a layer, in one part or two halves, and samples where they were asked for.
+
+    ``rerouted``: the pruned model gave the layer other rows than the dense one, as a router of
+    experts does, so that the outputs of the one are not what is wanted for the inputs of the other.
+    """
 
     parts: tuple[Moments, ...]
     samples: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    rerouted: bool = False
 
     @property
     def moments(self) -> Moments:
@@ -41,7 +46,8 @@ def collect(
 ) -> dict[str, Collected]:
     """The sums of some layers by name; layers with one weight have them in common.
 
-    What is wanted of layers without ``from_pruned`` is still to be added, by :func:`close`.
+    What is wanted of layers without ``from_pruned``, or that are rerouted, is still to be added, by
+    :func:`close`: it is what the dense layer gives for the same inputs.
 
     Args:
         source: what to run to see the inputs of these layers.
@@ -94,20 +100,27 @@ def collect(
                     f"{call.number} once the layers before it are pruned; run the model in a wider "
                     "dtype, or leave the layers before it out with exclude"
                 )
-            target = wanted[name].pop(0) if from_pruned else None
             layer = by_name[name]
+            target = None
+            if from_pruned:
+                target = wanted[name].pop(0) if wanted[name] else None
+                if target is None or target.shape != y.shape:
+                    target = None
+                    found[name].rerouted = True
             for part, x_part, y_part in _parts(layer, x, target, call.number, halves):
                 moments = found[name].parts[part]
                 moments.add(layer.module, x_part, y_part, shared.of(x, part))
             if samples:
                 if target is None:
-                    target = _without_bias(by_name[name], y)
+                    target = _without_bias(layer, y)
                 found[name].samples.append((x.detach().clone(), target.detach().clone()))
 
         if from_pruned:
             with weights.all_dense():
                 run(source.module, source.call(number, dense=True), modules, keep, count)
             run(source.module, given, modules, add, count)
+            for name, left in wanted.items():
+                found[name].rerouted |= bool(left)
         else:
             with weights.all_dense():
                 run(source.module, given, modules, add, count)
@@ -116,12 +129,19 @@ def collect(
 
 
 def close(found: Mapping[str, Collected], layers: Sequence[Layer], weights: Weights) -> None:
-    """Add what is wanted of layers that had the dense inputs: follows from their sums."""
+    """Want of layers what they give, dense, for the inputs that they had: follows from the sums."""
     for layer in layers:
-        if layer.name == layer.tied[0]:
-            dense = layer.reading.matrix(weights.dense(layer.weight))
-            for moments in found[layer.name].parts:
-                moments.close(dense)
+        if layer.name != layer.tied[0]:
+            continue
+        collected = found[layer.name]
+        dense = layer.reading.matrix(weights.dense(layer.weight))
+        for moments in collected.parts:
+            moments.close(dense)
+        if collected.rerouted:
+            with weights.all_dense():
+                collected.samples = [
+                    (x, _without_bias(layer, layer.module.forward(x))) for x, _ in collected.samples
+                ]
 
 
 class _Shared:

@@ -80,7 +80,9 @@ class Driver:
             CheckpointError, OutputError: if a finished layer cannot be read or written.
         """
         groups, counts = self._trace()
-        unreached = self._unreached(groups)
+        reached = {name for group in groups for name in group}
+        unreached = [layer for layer in self.layers.values() if reached.isdisjoint(layer.tied)]
+        self._check_reached(unreached)
         stages = list(self._stages(groups))
         chains = self._ranks.agree(
             lambda: Chains(
@@ -123,16 +125,13 @@ class Driver:
         in_order = [shares[batch % size][batch // size] for batch in range(self._total)]
         return merged(in_order), [count for _, count in traced]
 
-    def _unreached(self, groups: Groups) -> list[Layer]:
-        reached = {name for group in groups for name in group}
-        missing = [layer for layer in self.layers.values() if reached.isdisjoint(layer.tied)]
+    def _check_reached(self, missing: Sequence[Layer]) -> None:
         if missing and self._total and self._strict:
             names = ", ".join(repr(layer.name) for layer in missing)
             raise CalibrationError(
                 f"prune_model: the calibration never reached {names}; give data that does, leave "
                 "them out with exclude, or pass strict=False to have them pruned by magnitude"
             )
-        return missing
 
     def _stages(self, groups: Groups) -> Iterator[list[Layer]]:
         """Layers whose sums are collected together, in the order of their calls."""
@@ -167,7 +166,10 @@ class Driver:
         counts: Sequence[Mapping[str, int]],
         from_pruned: bool,
     ) -> dict[str, Collected]:
-        """The sums of some layers over the calibration of all ranks."""
+        """The sums of some layers over the calibration of all ranks.
+
+        Layers are missing that no batch reaches any more, now that those before are pruned.
+        """
         found = self._ranks.agree(
             lambda: collect(
                 chains.source(layers),
@@ -181,14 +183,18 @@ class Driver:
         )
         for layer in layers:
             if layer.name == layer.tied[0]:
-                for moments in found[layer.name].parts:
+                collected = found[layer.name]
+                collected.rerouted = any(self._ranks.gather(collected.rerouted))
+                for moments in collected.parts:
                     # What is wanted of dense inputs follows from the others, below.
                     only = [moments.gram, moments.inputs]
                     self._ranks.add(moments.tensors() if from_pruned else only)
                     moments.count = sum(self._ranks.gather(moments.count))
-        if not from_pruned:
-            close(found, layers, self.weights)
-        return found
+        unknown = [one for one in layers if not from_pruned or found[one.name].rerouted]
+        self._ranks.agree(lambda: close(found, unknown, self.weights))
+        empty = [layer for layer in layers if not any(p.count for p in found[layer.name].parts)]
+        self._check_reached(empty)
+        return {name: one for name, one in found.items() if any(p.count for p in one.parts)}
 
     def _prune(
         self,
@@ -230,9 +236,16 @@ class Driver:
                 ranks.agree(partial(self._finish, layer, report, saved))
 
     def _note(self, layer: Layer, found: Mapping[str, Collected]) -> str:
-        if layer.name in found or not self._total:
+        if not self._total:
             return ""
-        return "never reached by the calibration; pruned by magnitude"
+        if layer.name not in found:
+            return f"never reached by the calibration; pruned by {self.settings.without_data.name}"
+        if found[layer.name].rerouted:
+            return (
+                "routed: the pruned model gives it other inputs than the dense one; fitted to its "
+                "own outputs for these"
+            )
+        return ""
 
     def _finish(self, layer: Layer, report: LayerReport, saved: bool) -> None:
         """Keep what became of a layer, and report it and the others that have its weight."""

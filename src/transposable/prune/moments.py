@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 import torch
 from torch import nn
 
 from transposable.prune.reading import Reading
+
+NOISE: Final = 1e-6
+"""Of the inputs' power: less variance is what rounding leaves of sums in single precision."""
 
 
 class Moments:
@@ -116,6 +120,16 @@ class Moments:
         torch.matmul(wide, self.gram, out=self.cross)
         self.power = (self.cross * wide).sum(2)
         self.outputs = (wide @ self.inputs.unsqueeze(2)).squeeze(2)
+
+    @property
+    def varies(self) -> bool:
+        """Whether inputs differ from their mean; a single sample does not.
+
+        sum_j H_jj - (sum x_j)^2 / count  >  1e-6 sum_j H_jj
+        """
+        power = self.gram.diagonal(dim1=1, dim2=2).sum()
+        constant = self.inputs.square().sum() / max(self.count, 1)
+        return self.count > 1 and bool(power - constant > NOISE * power)
 
     def tensors(self) -> list[torch.Tensor]:
         """All sums but the count, to be added up over processes."""

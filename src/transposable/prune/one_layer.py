@@ -30,6 +30,11 @@ class Settings:
     keep_zeros: bool = True
     refit_bias: bool = True
 
+    @property
+    def without_data(self) -> Method:
+        """What prunes a layer that the calibration never reaches."""
+        return Magnitude() if self.method.needs_data else self.method
+
 
 def prune_layer(
     layer: Layer,
@@ -43,7 +48,7 @@ def prune_layer(
 
     Args:
         layer: dense.
-        collected: what the calibration says about it; None to prune it by magnitude.
+        collected: what the calibration says about it; None to prune it without.
         weights: of the model; the new ones are set there.
         settings: how.
         seconds: that the calibration of this layer took.
@@ -51,7 +56,7 @@ def prune_layer(
     """
     started = time.perf_counter()
     dense = weights.dense(layer.weight)
-    method = settings.method if collected is not None else Magnitude()
+    method = settings.method if collected is not None else settings.without_data
     problem = _problem(layer, dense, collected, settings)
     result = method.prune(problem)
     _write(layer, problem, result, weights, settings)
@@ -84,14 +89,16 @@ def _problem(
 ) -> LayerProblem:
     data = collected or Collected((Moments.none(layer.reading, dense.device),))
     matrix = layer.reading.matrix(dense)
-    # With several biases to one weight there is no common mean; and a method that chooses the bias
-    # itself sees the layer as it is.
+    moments = data.moments
+    # With several biases to one weight there is no common mean; a method that chooses the bias
+    # itself sees the layer as it is; and of inputs that are all alike nothing but rounding is left.
     centred = (
         settings.refit_bias
         and not settings.method.needs_samples
         and collected is not None
         and layer.bias is not None
         and len(layer.tied) == 1
+        and moments.varies
     )
 
     def posed(moments: Moments) -> LayerProblem:
@@ -105,7 +112,7 @@ def _problem(
             keep_zeros=settings.keep_zeros,
         )
 
-    problem = posed(data.moments)
+    problem = posed(moments)
     if len(data.parts) > 1:
         problem.halves = tuple(posed(part) for part in data.parts)
     problem.module = layer.module

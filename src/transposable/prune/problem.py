@@ -41,6 +41,16 @@ class LayerProblem:
         module: the dense layer, to run it on samples.
         samples: batches of (inputs, wanted outputs less the bias), as the layer gets and gives
             them, for a method with ``needs_samples``.
+
+    Example:
+        >>> from transposable.prune import Wanda, prune_model
+        >>> class Printed(Wanda):
+        ...     def prune(self, problem):
+        ...         print(problem.name, list(problem.weight.shape), problem.count)
+        ...         return super().prune(problem)
+        >>> model = nn.Sequential(nn.Linear(16, 8))
+        >>> report = prune_model(model, "2:4T", Printed(), torch.randn(32, 16))
+        0 [1, 8, 16] 32
     """
 
     name: str
@@ -98,11 +108,13 @@ class LayerProblem:
 
     def find_mask(self, scores: torch.Tensor) -> torch.Tensor:
         """The best mask of the pattern for scores [groups, rows, cols]; zeros may stay in it."""
-        tiles = self.reading.tiles(scores).contiguous().cpu()
-        mask = find_mask(
-            tiles, self.pattern, solver=self.solver, scores=tiles, layout="stacked"
-        ).tensor
-        return self.reading.untile(mask).to(scores.device)
+        return self.reading.untile(self.find_tile_mask(self.reading.tiles(scores)))
+
+    def find_tile_mask(self, scores: torch.Tensor) -> torch.Tensor:
+        """The best mask for a stack of matrices [count, rows, cols], each with tiles of its own."""
+        tiles = scores.contiguous().cpu()
+        mask = find_mask(tiles, self.pattern, solver=self.solver, scores=tiles, layout="stacked")
+        return mask.tensor.to(scores.device)
 
     def error(self, weight: torch.Tensor, change: torch.Tensor | None = None) -> torch.Tensor:
         """f by output [groups, rows] for a weight [groups, rows, cols].
@@ -135,17 +147,6 @@ class LayerProblem:
     def input_power(self) -> torch.Tensor:
         """||x_j||^2 [groups, cols], the diagonal of H."""
         return self.gram.diagonal(dim1=1, dim2=2)
-
-    def inverse_gram(self, damping: float) -> torch.Tensor:
-        """(H + d I)^-1 [groups, cols, cols], d in units of the mean diagonal of H.
-
-        An input that was always zero counts as one of power 1, as in SparseGPT.
-        """
-        damped = self.gram.clone()
-        diagonal = damped.diagonal(dim1=1, dim2=2)
-        diagonal += damping * self.scale
-        diagonal.masked_fill_(diagonal == 0, 1)
-        return torch.cholesky_inverse(torch.linalg.cholesky(damped))
 
     @cached_property
     def scale(self) -> torch.Tensor:

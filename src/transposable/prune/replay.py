@@ -24,19 +24,6 @@ class End(BaseException):  # no error, and nothing that a model may catch
     """Nothing after this layer is needed."""
 
 
-@dataclass(frozen=True)
-class Trace:
-    """In which order a model calls its layers.
-
-    Attributes:
-        groups: of all batches together.
-        counts: how often each layer is called, by batch.
-    """
-
-    groups: Groups
-    counts: tuple[Mapping[str, int], ...]
-
-
 class Source(Protocol):
     """What is run to see the inputs of some layers: the model, or a part of it that they are in."""
 
@@ -128,8 +115,8 @@ def run(
     except End:
         return None
     except Exception as error:
-        if watching or isinstance(error, CalibrationError):
-            raise  # of what looks on, not of the model
+        if watching or isinstance(error, (CalibrationError, torch.OutOfMemoryError)):
+            raise  # of what looks on, or of the machine, not of the model
         where = f", after layer {reached[-1]!r}" if reached else ", before any layer to prune"
         what = f"batch {call.number} ({call.shown()}){where if layers else ''}"
         raise CalibrationError(

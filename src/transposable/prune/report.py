@@ -62,6 +62,13 @@ class PruneReport:
         batch_norms: names of the batch norms whose statistics were adapted.
         seconds: in all.
         notes: what the user should know.
+
+    Example:
+        >>> from torch import nn
+        >>> from transposable.prune import prune_model
+        >>> report = prune_model(nn.Sequential(nn.Linear(16, 8)), "2:4T", "magnitude")
+        >>> report.masks["0"].shape, report.layers[0].kept, report.error is None
+        (torch.Size([8, 16]), 0.5, True)
     """
 
     method: str

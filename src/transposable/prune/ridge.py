@@ -33,7 +33,8 @@ def best_ridge(problem: LayerProblem, support: torch.Tensor) -> float:
 
     Complexity: two solutions for each candidate and at most 24 outputs of a group.
     """
-    if len(problem.halves) < 2 or any(half.count == 0 for half in problem.halves):
+    # One sample less its mean is nothing.
+    if len(problem.halves) < 2 or any(half.count <= half.centred for half in problem.halves):
         return WITHOUT_HALVES
     rows = problem.weight.shape[1]
     chosen = torch.arange(rows) if rows <= ROWS else torch.linspace(0, rows - 1, ROWS).long()

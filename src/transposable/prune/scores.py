@@ -8,6 +8,7 @@ from typing import Final
 import torch
 
 from transposable.errors import MethodError
+from transposable.prune.inverse import inverse_factor
 from transposable.prune.problem import LayerProblem
 
 Scores = Callable[[LayerProblem], torch.Tensor]
@@ -35,8 +36,8 @@ def obs(problem: LayerProblem, damping: float = 0.01) -> torch.Tensor:
     Hassibi and Stork, "Second Order Derivatives for Network Pruning: Optimal Brain Surgeon", 1993;
     the damping, in units of the mean diagonal of H, is that of SparseGPT.
     """
-    inverse = problem.inverse_gram(damping).diagonal(dim1=1, dim2=2)
-    return problem.weight.square() / inverse.unsqueeze(1)
+    factor, _ = inverse_factor(problem, damping)
+    return problem.weight.square() / factor.square().sum(1, keepdim=True)
 
 
 SCORES: Final[dict[str, Scores]] = {

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 
-from transposable.errors import MethodError
 from transposable.prune.least_squares import solve_supported
 from transposable.prune.methods.base import Method, Pruned
+from transposable.prune.methods.settings import Ridge, check_ridge
 from transposable.prune.problem import LayerProblem
 from transposable.prune.ridge import best_ridge
 from transposable.prune.scores import Scores, make_scores
-
-Ridge = float | Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -58,15 +56,6 @@ class AdaPrune(Method):
 
     def prune(self, problem: LayerProblem) -> Pruned:
         return fit(problem, problem.find_mask(make_scores(self.scores)(problem)), self.ridge)
-
-
-def check_ridge(method: str, ridge: Ridge) -> None:
-    """Raise MethodError unless a ridge is "auto" or a finite number of at least 0."""
-    number = isinstance(ridge, (int, float)) and not isinstance(ridge, bool)
-    if ridge != "auto" and not (number and 0 <= ridge < float("inf")):
-        raise MethodError(
-            f"{method}: received ridge={ridge!r}; it is 'auto' or a finite number of at least 0"
-        )
 
 
 def fit(problem: LayerProblem, mask: torch.Tensor, ridge: Ridge) -> Pruned:

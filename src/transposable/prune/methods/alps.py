@@ -9,9 +9,14 @@ import torch
 
 from transposable.errors import MethodError
 from transposable.prune.inverse import inverse_factor, unconstrained
-from transposable.prune.methods.adaprune import Ridge, check_ridge, fit
+from transposable.prune.methods.adaprune import fit
 from transposable.prune.methods.base import Method, Pruned
-from transposable.prune.methods.sparsegpt import check_not_negative
+from transposable.prune.methods.settings import (
+    Ridge,
+    check_count,
+    check_not_negative,
+    check_ridge,
+)
 from transposable.prune.problem import LayerProblem
 
 LARGEST = 1e6
@@ -71,10 +76,8 @@ class ALPS(Method):
     def __post_init__(self) -> None:
         check_not_negative("ALPS", damping=self.damping, penalty=self.penalty)
         check_ridge("ALPS", self.ridge)
-        for name in ("iterations", "every"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise MethodError(f"ALPS: received {name}={value!r}; it is a number from 1 on")
+        check_count("ALPS", 1, iterations=self.iterations, every=self.every)
+        check_count("ALPS", 0, settled=self.settled)
         if self.penalty == 0:
             raise MethodError("ALPS: received penalty=0; it must be above 0, 0.1 as published")
 

@@ -34,6 +34,19 @@ class Method(ABC):
         needs_halves: whether it wants sums of two halves of the data, to judge one by the other.
         needs_samples: whether it wants to see inputs and wanted outputs, besides their sums.
         refits_bias: whether the bias is chosen anew so that the mean output is the dense layer's.
+
+    Example:
+        >>> class Inverted(Method):
+        ...     name = "inverted"
+        ...     needs_data = False
+        ...     def prune(self, problem):
+        ...         mask = problem.find_mask(-problem.weight.abs())  # the smallest are kept
+        ...         return Pruned(problem.weight * mask, mask)
+        >>> from torch import nn
+        >>> from transposable.prune import prune_model
+        >>> report = prune_model(nn.Sequential(nn.Linear(16, 8)), "2:4T", Inverted())
+        >>> report.method, report.layers[0].magnitude < 0.5
+        ('inverted', True)
     """
 
     name: ClassVar[str]

@@ -12,7 +12,14 @@ from transposable.prune.scores import Scores, make_scores
 
 @dataclass(frozen=True)
 class Magnitude(Method):
-    """Keep the largest weights: max sum S_ij |w_ij|."""
+    """Keep the largest weights as they are: max sum S_ij |w_ij|.
+
+    Complexity: one mask.
+
+    Example:
+        >>> Magnitude().needs_data
+        False
+    """
 
     name: ClassVar[str] = "magnitude"
     needs_data: ClassVar[bool] = False
@@ -23,7 +30,17 @@ class Magnitude(Method):
 
 @dataclass(frozen=True)
 class Wanda(Method):
-    """Keep the weights that matter with their inputs: max sum S_ij |w_ij| ||x_j||."""
+    """Keep the weights that matter with their inputs, as they are: max sum S_ij |w_ij| ||x_j||.
+
+    Complexity: one mask; of the calibration, 2 samples cols^2 operations.
+
+    Source: Sun et al., "A Simple and Effective Pruning Approach for Large Language Models", ICLR
+    2024; its masks of tiles are exact here.
+
+    Example:
+        >>> Wanda().needs_data
+        True
+    """
 
     name: ClassVar[str] = "wanda"
 

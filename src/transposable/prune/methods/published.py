@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transposable.errors import MethodError
 from transposable.pattern import Pattern
 from transposable.prune.methods.base import Method, Pruned
-from transposable.prune.methods.sparsegpt import check_not_negative
+from transposable.prune.methods.settings import check_count, check_not_negative
 from transposable.prune.problem import LayerProblem
 from transposable.prune.reading import Reading
 from transposable.prune.scores import Scores, make_scores
@@ -67,12 +67,8 @@ class PublishedAdaPrune(Method):
 
     def __post_init__(self) -> None:
         check_not_negative("PublishedAdaPrune", rate=self.rate, bias_rate=self.bias_rate)
-        for name, least in (("steps", 0), ("batch", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise MethodError(
-                    f"PublishedAdaPrune: received {name}={value!r}; it is a number from {least} on"
-                )
+        check_count("PublishedAdaPrune", 0, steps=self.steps)
+        check_count("PublishedAdaPrune", 1, batch=self.batch)
         make_scores(self.scores)
 
     def prune(self, problem: LayerProblem) -> Pruned:

@@ -8,10 +8,9 @@ from typing import ClassVar
 
 import torch
 
-from transposable.api import find_mask
-from transposable.errors import MethodError
 from transposable.prune.inverse import inverse_factor, unconstrained
 from transposable.prune.methods.base import Method, Pruned
+from transposable.prune.methods.settings import check_count, check_not_negative
 from transposable.prune.problem import LayerProblem
 from transposable.prune.scores import Scores, make_scores
 
@@ -47,7 +46,8 @@ class SparseGPT(Method):
     always zero scores zero, as published; a weight of it that the mask keeps stays as it was.
 
     Raises:
-        MethodError: if the damping is negative or not finite, the block below 1, or no such scores.
+        MethodError: if the damping is negative or not finite, the block no integer from 1 on, or
+            there are no such scores.
 
     Complexity: 2 rows cols^2 + 2/3 cols^3 operations; memory two more H.
 
@@ -67,10 +67,7 @@ class SparseGPT(Method):
 
     def __post_init__(self) -> None:
         check_not_negative("SparseGPT", damping=self.damping)
-        if self.block < 1:
-            raise MethodError(
-                f"SparseGPT: received block={self.block!r}; it is a number of columns, at least 1"
-            )
+        check_count("SparseGPT", 1, block=self.block)
         make_scores(self.scores)
 
     def prune(self, problem: LayerProblem) -> Pruned:
@@ -123,9 +120,7 @@ class _Chooser:
                 return -(-groups * rows * columns * pattern.n // pattern.m)
 
             return largest(scores, quota(stop) - quota(start))
-        tiles = scores.contiguous().cpu()
-        mask = find_mask(tiles, pattern, solver=problem.solver, scores=tiles, layout="stacked")
-        return mask.tensor.to(scores.device)
+        return problem.find_tile_mask(scores)
 
 
 def largest(scores: torch.Tensor, count: int) -> torch.Tensor:
@@ -162,12 +157,3 @@ def gathered(spans: Iterator[Span], block: int) -> Iterator[list[Span]]:
         held.append(span)
     if held:
         yield held
-
-
-def check_not_negative(method: str, **settings: float) -> None:
-    """Raise MethodError unless every setting is a finite number of at least 0."""
-    for name, value in settings.items():
-        if not 0 <= value < float("inf"):
-            raise MethodError(
-                f"{method}: received {name}={value!r}; it must be finite and at least 0"
-            )
