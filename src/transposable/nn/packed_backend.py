@@ -82,13 +82,19 @@ class NMCpu(Backend):
         return None
 
     def run(self, layer: SparseLayer, x: torch.Tensor) -> torch.Tensor:
-        if not _suits(layer, x):
+        if not _suits(layer, x) or self._stays_dense(x):
             return DENSE_MASKED.run(layer, x)
         weight, mask = layer.weight, layer.mask
         if layer.stored_in_out:
             weight, mask = weight.t(), mask.t()
         bias: Any = layer.bias
         return nm_linear(x, weight, mask, bias, self.packed.tag, layer.straight_through)
+
+    def _stays_dense(self, x: torch.Tensor) -> bool:
+        """Whether nothing of this call runs sparse, so that the operator would only cost time."""
+        if torch.compiler.is_compiling():
+            return False  # the number of tokens is known when the operator runs, not before
+        return not self.packed.decide(x.shape[:-1].numel()).any
 
 
 def _suits(layer: SparseLayer, x: torch.Tensor) -> bool:
