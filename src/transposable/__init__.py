@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transposable.errors import (
         CalibrationError,
         CheckpointError,
+        CompressionError,
         ControllerError,
         DependencyError,
         DeviceError,
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
         NoEffectWarning,
         OutputError,
         PatternError,
+        PlanCacheWarning,
+        PlanError,
         RecipeError,
         ScoresError,
         SelectionError,
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     )
     from transposable.layout import Layout
     from transposable.mask import Mask
-    from transposable.nn import densify, sparsify
+    from transposable.nn import compress, densify, load_compressed, save_compressed, sparsify
     from transposable.pattern import Pattern
     from transposable.solution import Solution, Status
     from transposable.solvers import (
@@ -57,6 +60,7 @@ __all__ = [
     "CalibrationError",
     "Certificate",
     "CheckpointError",
+    "CompressionError",
     "ControllerError",
     "DependencyError",
     "DeviceError",
@@ -76,6 +80,8 @@ __all__ = [
     "OutputError",
     "Pattern",
     "PatternError",
+    "PlanCacheWarning",
+    "PlanError",
     "Potentials",
     "RecipeError",
     "Reference",
@@ -94,8 +100,11 @@ __all__ = [
     "Unstructured",
     "__version__",
     "certify",
+    "compress",
     "densify",
     "find_mask",
+    "load_compressed",
+    "save_compressed",
     "solve",
     "sparsify",
     "verify",
@@ -115,7 +124,7 @@ _HOMES = (
     "train",
 )
 
-_PACKAGES = ("nn", "prune", "train")
+_PACKAGES = ("nn", "prune", "sparse", "train")
 
 
 def __getattr__(name: str) -> Any:
