@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         SelectionError,
         ShardingError,
         SolverError,
+        SparseFormatError,
         TransposableError,
     )
     from transposable.layout import Layout
@@ -94,6 +95,7 @@ __all__ = [
     "Solution",
     "Solver",
     "SolverError",
+    "SparseFormatError",
     "Status",
     "TransposableError",
     "TwoApprox",

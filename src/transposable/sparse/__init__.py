@@ -1,3 +1,22 @@
-"""Compressed N:M weights on the CPU: their format, their matmuls, and when these pay."""
+"""Matmuls of N:M weights on the CPU: a compressed format, its products, and when they pay."""
 
 from __future__ import annotations
+
+from transposable.sparse.ask import Plan, plan
+from transposable.sparse.ops import nm_linear
+from transposable.sparse.packed import Choice, Decide, PackedWeight, always_sparse
+from transposable.sparse.planner import Verdict
+from transposable.sparse.stream import Blocking, Stream
+
+__all__ = [
+    "Blocking",
+    "Choice",
+    "Decide",
+    "PackedWeight",
+    "Plan",
+    "Stream",
+    "Verdict",
+    "always_sparse",
+    "nm_linear",
+    "plan",
+]
