@@ -118,8 +118,8 @@ def plan(
         own_device, reason = torch.device("cpu"), None
     if pattern is None and own_pattern is None:
         raise PlanError(
-            f"plan: received a weight {shape} without a pattern; give that of its mask, for example "
-            "plan((1024, 4096), '4:8T', tokens=256)"
+            f"plan: received a weight {shape} without a pattern; give that of its mask, for "
+            "example plan((1024, 4096), '4:8T', tokens=256)"
         )
     parsed = Pattern.parse(pattern) if pattern is not None else own_pattern
     assert parsed is not None

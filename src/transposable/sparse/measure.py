@@ -31,6 +31,9 @@ BUDGET: Final = 0.25
 MAX_WORK: Final = 1 << 30
 """Multiplications of one dense call for each thread: about 20 ms at 100 GFLOP/s."""
 
+MAX_WEIGHTS: Final = 1 << 22
+"""More are far from fitting into a cache, as these are."""
+
 MIN_TOKENS: Final = 256
 """Tokens that a slice keeps: beyond this the ratio changes little."""
 
@@ -152,8 +155,9 @@ def measure(question: Question, parts: Collection[Part]) -> dict[Part, Timing]:
     ==================  ====================  ===================================
 
     The dense side has its zeros in place; the sparse side is the whole operator, which looks
-    whether its weight has changed. A call of more than ``MAX_WORK`` multiplications for each thread is measured on a slice: first
-    of the tokens, then of the output.
+    whether its weight has changed. Of a large layer a slice is measured: at most ``MAX_WORK``
+    multiplications in a call for each thread, and ``MAX_WEIGHTS`` weights; first the tokens are
+    fewer, then the outputs.
 
     Args:
         question: what is to run, float32 or bfloat16. Its threads are set for all of torch
@@ -222,11 +226,12 @@ def sliced(question: Question, part: Part) -> tuple[int, int, int]:
         tokens = MIN_TOKENS  # a pass over the weight takes as long as the product with few tokens
     if rows * cols * tokens > most:
         tokens = max(min(tokens, MIN_TOKENS), most // (rows * cols))
-    if rows * cols * tokens > most:
+    weights = min(MAX_WEIGHTS * question.threads, most // tokens)
+    if rows * cols > weights:
         if part in ("input_gradient", "refresh_transposed"):
-            cols = min(cols, _rounded(most // (rows * tokens)))
+            cols = min(cols, _rounded(weights // rows))
         else:
-            rows = min(rows, _rounded(most // (cols * tokens)))
+            rows = min(rows, _rounded(weights // cols))
     return rows, cols, tokens
 
 

@@ -12,7 +12,6 @@ from typing import Final, Literal
 import torch
 
 from transposable import _core
-from transposable.pattern import Pattern
 from transposable.sparse.cache import Entry, PlanCache
 from transposable.sparse.measure import DIRECTIONS, Part, Question, Timing, measure
 from transposable.sparse.packed import Choice
@@ -186,7 +185,9 @@ def judge(timings: Mapping[Part, Timing], *, training: bool) -> Verdicts:
 
 def _judge_forward(timings: Mapping[Part, Timing]) -> Verdicts:
     forward = _judge(timings["forward"], 0.0, 0.0)
-    return Verdicts(forward, *[Verdict("dense_masked", None, "only the forward pass is planned")] * 2)
+    return Verdicts(
+        forward, *[Verdict("dense_masked", None, "only the forward pass is planned")] * 2
+    )
 
 
 def _judge(timing: Timing, dense_extra: float, sparse_extra: float) -> Verdict:
