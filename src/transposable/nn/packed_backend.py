@@ -57,14 +57,11 @@ class NMCpu(Backend):
 
     def __init__(self, decide: Decide = always_sparse) -> None:
         self.packed = PackedWeight(decide=decide)
-        # Read by compiled code, which can look into no table of ours.
-        self.handle = self.packed.handle
 
     def for_layer(self, layer: SparseLayer) -> Self:
         own = type(self).__new__(type(self))
         own.__dict__.update(self.__dict__)
         own.packed = PackedWeight(layer.pattern, decide=self.packed.decide)
-        own.handle = own.packed.handle
         return own
 
     def refuses(self, layer: SparseLayer) -> str | None:
@@ -91,12 +88,7 @@ class NMCpu(Backend):
         if layer.stored_in_out:
             weight, mask = weight.t(), mask.t()
         bias: Any = layer.bias
-        return nm_linear(x, weight, mask, bias, self.handle, layer.straight_through)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # Copies and pickles of a packed weight have a new handle.
-        self.__dict__.update(state)
-        self.handle = self.packed.handle
+        return nm_linear(x, weight, mask, bias, self.packed.tag, layer.straight_through)
 
 
 def _suits(layer: SparseLayer, x: torch.Tensor) -> bool:

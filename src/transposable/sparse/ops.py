@@ -1,4 +1,4 @@
-"""A linear layer under a mask as torch operators: compiled, differentiated and checked like torch's.
+"""A linear layer under a mask as torch operators, which torch compiles and differentiates.
 
 ``transposable::nm_linear`` and its two gradients are pure functions of their tensors. The handle
 says where what was packed is kept between calls, and changes no result: with 0, or the handle of
@@ -24,7 +24,7 @@ def nm_linear(
     weight: torch.Tensor,
     mask: torch.Tensor,
     bias: torch.Tensor | None = None,
-    handle: int = 0,
+    handle: int | torch.Tensor = 0,
     straight_through: bool = False,
 ) -> torch.Tensor:
     """``F.linear`` with a masked weight, on its kept entries only: x (S * W)^T + b.
@@ -39,7 +39,9 @@ def nm_linear(
         weight: [out, in], any float, any strides; pruned entries may be anything.
         mask: bool [out, in], True where the weight is kept.
         bias: [out] or None.
-        handle: of the :class:`PackedWeight` that keeps the streams; 0 for none.
+        handle: of the :class:`PackedWeight` that keeps the streams; 0 for none. Compiled code
+            should be given its ``tag``, the same as a tensor: a number is compiled in, so that
+            each layer would have to be compiled for itself.
         straight_through: whether pruned weights receive a gradient.
 
     Returns:
@@ -67,6 +69,8 @@ def nm_linear(
     if torch.is_autocast_enabled("cpu") and x.is_floating_point() and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype("cpu"))
     _check(x, weight, mask, bias)
+    if not isinstance(handle, torch.Tensor):
+        handle = torch.tensor(handle, device="cpu")
     y: torch.Tensor = torch.ops.transposable.nm_linear(
         x, weight, mask, bias, handle, straight_through
     )
@@ -77,7 +81,7 @@ def nm_linear(
     "transposable::nm_linear",
     mutates_args=(),
     device_types="cpu",
-    schema="(Tensor x, Tensor weight, Tensor mask, Tensor? bias, SymInt handle, "
+    schema="(Tensor x, Tensor weight, Tensor mask, Tensor? bias, Tensor handle, "
     "bool straight_through) -> Tensor",
 )
 def _linear(
@@ -85,7 +89,7 @@ def _linear(
     weight: torch.Tensor,
     mask: torch.Tensor,
     bias: torch.Tensor | None,
-    handle: int,
+    handle: torch.Tensor,
     straight_through: bool,
 ) -> torch.Tensor:
     packed = _packed(handle)
@@ -100,10 +104,10 @@ def _linear(
     "transposable::nm_input_gradient",
     mutates_args=(),
     device_types="cpu",
-    schema="(Tensor dy, Tensor weight, Tensor mask, SymInt handle) -> Tensor",
+    schema="(Tensor dy, Tensor weight, Tensor mask, Tensor handle) -> Tensor",
 )
 def _input_gradient(
-    dy: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor, handle: int
+    dy: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor, handle: torch.Tensor
 ) -> torch.Tensor:
     packed = _packed(handle)
     if packed.decide(_tokens(dy)).input_gradient:
@@ -117,10 +121,10 @@ def _input_gradient(
     "transposable::nm_weight_gradient",
     mutates_args=(),
     device_types="cpu",
-    schema="(Tensor x, Tensor dy, Tensor mask, SymInt handle) -> Tensor",
+    schema="(Tensor x, Tensor dy, Tensor mask, Tensor handle) -> Tensor",
 )
 def _weight_gradient(
-    x: torch.Tensor, dy: torch.Tensor, mask: torch.Tensor, handle: int
+    x: torch.Tensor, dy: torch.Tensor, mask: torch.Tensor, handle: torch.Tensor
 ) -> torch.Tensor:
     packed = _packed(handle)
     if packed.decide(_tokens(x)).weight_gradient:
@@ -136,7 +140,7 @@ def _linear_like(
     weight: torch.Tensor,
     mask: torch.Tensor,
     bias: torch.Tensor | None,
-    handle: int,
+    handle: torch.Tensor,
     straight_through: bool,
 ) -> torch.Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
@@ -144,14 +148,14 @@ def _linear_like(
 
 @_input_gradient.register_fake
 def _input_gradient_like(
-    dy: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor, handle: int
+    dy: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor, handle: torch.Tensor
 ) -> torch.Tensor:
     return dy.new_empty((*dy.shape[:-1], weight.shape[1]))
 
 
 @_weight_gradient.register_fake
 def _weight_gradient_like(
-    x: torch.Tensor, dy: torch.Tensor, mask: torch.Tensor, handle: int
+    x: torch.Tensor, dy: torch.Tensor, mask: torch.Tensor, handle: torch.Tensor
 ) -> torch.Tensor:
     return x.new_empty(mask.shape, dtype=torch.float32)
 
@@ -163,26 +167,26 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
         x if for_weight else None,
         weight if for_x else None,
         mask if for_x or (for_weight and not straight_through) else None,
+        handle if for_x or for_weight else None,
     )
-    ctx.handle = handle
     ctx.straight_through = straight_through
     ctx.weight_dtype = weight.dtype
     ctx.bias_dtype = None if bias is None else bias.dtype
-    # The layer may die before its gradient is asked for. A symbolic handle is a compiler's.
-    ctx.packed = find_packed(handle) if type(handle) is int else None
+    # The layer may die before its gradient is asked for. A compiler's handle has no value yet.
+    ctx.packed = find_packed(int(handle)) if type(handle) is torch.Tensor else None
 
 
 def _backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    x, weight, mask = ctx.saved_tensors
+    x, weight, mask, handle = ctx.saved_tensors
     ops = torch.ops.transposable
     dx = dw = db = None
     if ctx.needs_input_grad[0]:
-        dx = ops.nm_input_gradient(dy, weight, mask, ctx.handle)
+        dx = ops.nm_input_gradient(dy, weight, mask, handle)
     if ctx.needs_input_grad[1]:
         if ctx.straight_through:
             dw = _outer(dy, x)
         else:
-            dw = ops.nm_weight_gradient(x, dy, mask, ctx.handle)
+            dw = ops.nm_weight_gradient(x, dy, mask, handle)
         dw = dw.to(ctx.weight_dtype)
     if ctx.needs_input_grad[3]:
         db = _rows(dy).sum(0, dtype=ctx.bias_dtype)
@@ -202,8 +206,8 @@ _input_gradient.register_autograd(_no_second_derivative)
 _weight_gradient.register_autograd(_no_second_derivative)
 
 
-def _packed(handle: int) -> PackedWeight:
-    return find_packed(handle) or PackedWeight()
+def _packed(handle: torch.Tensor) -> PackedWeight:
+    return find_packed(int(handle)) or PackedWeight()
 
 
 def _tokens(x: torch.Tensor) -> int:

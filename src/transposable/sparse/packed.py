@@ -79,6 +79,7 @@ class PackedWeight:
 
     Attributes:
         handle: the number by which operators find this object, for as long as it lives.
+        tag: the handle as a tensor, for compiled code, to which numbers are constants.
         pattern, transposed, decide: as given; ``decide`` may be set.
 
     Example:
@@ -101,6 +102,7 @@ class PackedWeight:
         "decide",
         "handle",
         "pattern",
+        "tag",
         "transposed",
     )
 
@@ -119,6 +121,8 @@ class PackedWeight:
         self.forget()
         self.handle = next(_HANDLES)
         _PACKED[self.handle] = self
+        with torch.inference_mode(False):  # autograd saves it
+            self.tag = torch.tensor(self.handle, device="cpu")
 
     def forget(self) -> None:
         """Pack everything anew at the next call: after a change that nothing else shows."""

@@ -16,18 +16,18 @@ LONGEST_RUN: Final = 65535
 
 
 def sparse_blocking(n: int, m: int) -> tuple[int, int]:
-    """The height and width of blocks that suit a pattern: many types ask for lower, narrower ones.
+    """The height and width of blocks that suit a pattern: many types ask for lower ones.
 
     Example:
         >>> sparse_blocking(2, 4), sparse_blocking(8, 16)
-        ((8, 512), (4, 96))
+        ((8, 512), (4, 256))
     """
-    if 2 * n < m:
-        return 8, 256
-    return (8, 512) if m <= 8 else (4, 96)
+    return (8, 512) if m <= 8 or 2 * n < m else (4, 256)
 
 
-def sparse_index(mask: torch.Tensor, row_block: int, col_block: int) -> tuple[Any, Any]:
+def sparse_index(
+    mask: torch.Tensor, row_block: int, col_block: int, threads: int = 1
+) -> tuple[Any, Any]:
     """The index of a mask, uint16, and where each block starts, int64 [2, blocks + 1].
 
     Example:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -140,7 +140,8 @@ class Stream:
                 f"Stream.build: received dtype {dtype}; values are float32 or bfloat16"
             )
         rows, cols = mask.shape
-        found = _core.sparse_index(mask.detach(), blocking.row_block, blocking.col_block)
+        threads = torch.get_num_threads()
+        found = _core.sparse_index(mask.detach(), blocking.row_block, blocking.col_block, threads)
         with torch.inference_mode(False):  # values are written again later, in whatever mode
             index, starts = (torch.from_numpy(array) for array in found)
             values = torch.full((int(starts[1, -1]),), float("nan"), dtype=dtype)
@@ -274,6 +275,11 @@ class Stream:
             f"{self.blocking})"
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As int16: torch 2.13 writes uint16 tensors into plain pickles that it cannot read.
+        tensors = self.index.view(torch.int16), self.starts, self.values
+        return _restored, (type(self), *tensors, self.rows, self.cols, self.blocking)
+
     @property
     def _where(self) -> tuple[torch.Tensor, torch.Tensor, int, int, int, int]:
         """What every native function begins with."""
@@ -296,6 +302,10 @@ class Stream:
             )
 
 
+def _restored(kind: type[Stream], index: torch.Tensor, *rest: Any) -> Stream:
+    return kind(index.view(torch.uint16), *rest)
+
+
 def _on_cpu(operation: str, **tensors: torch.Tensor) -> None:
     for name, tensor in tensors.items():
         if tensor.device.type != "cpu":
@@ -307,6 +317,9 @@ def _on_cpu(operation: str, **tensors: torch.Tensor) -> None:
 
 def _as_matrix(x: torch.Tensor) -> torch.Tensor:
     """[tokens, last] with unit stride along the last dimension, a view where possible."""
-    tokens = x.numel() // x.shape[-1] if x.shape[-1] else x.shape[:-1].numel()
+    tokens = x.shape[:-1].numel()
     flat = x.detach().reshape(tokens, x.shape[-1])
-    return flat if flat.stride(-1) == 1 or flat.shape[-1] <= 1 else flat.contiguous()
+    if flat.shape[-1] <= 1 or flat.stride(-1) == 1:
+        return flat
+    # To torch an empty tensor is contiguous whatever its strides.
+    return flat.contiguous() if flat.numel() else torch.empty(flat.shape, dtype=x.dtype)
