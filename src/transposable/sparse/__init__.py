@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transposable.sparse.ask import Plan, plan
+from transposable.sparse.ask import Plan, Planned, decide_for, plan
 from transposable.sparse.ops import nm_linear
 from transposable.sparse.packed import Choice, Decide, PackedWeight, always_sparse
 from transposable.sparse.planner import Verdict
@@ -14,9 +14,11 @@ __all__ = [
     "Decide",
     "PackedWeight",
     "Plan",
+    "Planned",
     "Stream",
     "Verdict",
     "always_sparse",
+    "decide_for",
     "nm_linear",
     "plan",
 ]

@@ -12,6 +12,7 @@ from torch import nn
 from transposable.errors import PlanError
 from transposable.pattern import Pattern
 from transposable.sparse.measure import DIRECTIONS, Question
+from transposable.sparse.packed import Choice
 from transposable.sparse.planner import Verdict, Verdicts, planner
 
 MAX_THREADS = 1024
@@ -34,9 +35,9 @@ class Plan:
         >>> print(plan((8, 16), "2:4T", tokens=256, threads=1))
         8 x 16 (out x in), 2:4T, 256 tokens, float32, cpu, 1 thread
         direction        back end      ratio  reason
-        forward          dense_masked      -  8 x 16 has less than 16,384 weights
-        input_gradient   dense_masked      -  8 x 16 has less than 16,384 weights
-        weight_gradient  dense_masked      -  8 x 16 has less than 16,384 weights
+        forward          dense_masked      -  it has 128 weights, less than 16,384
+        input_gradient   dense_masked      -  it has 128 weights, less than 16,384
+        weight_gradient  dense_masked      -  it has 128 weights, less than 16,384
     """
 
     shape: tuple[int, ...]
@@ -150,6 +151,60 @@ def plan(
         verdicts.input_gradient,
         verdicts.weight_gradient,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The decision of the plan for one layer that trains, for its :class:`PackedWeight`.
+
+    An input of a kind that was not met before is measured then, unless gradients are being
+    computed; see :func:`decide_for`.
+
+    Example:
+        >>> decide = Planned(64, 64, Pattern.parse("2:4T"))
+        >>> decide(4096, torch.float32)
+        Choice(forward=False, input_gradient=False, weight_gradient=False)
+    """
+
+    rows: int
+    cols: int
+    pattern: Pattern
+
+    def __call__(self, tokens: int, dtype: torch.dtype) -> Choice:
+        threads = torch.get_num_threads()
+        question = Question(self.rows, self.cols, self.pattern, tokens, dtype, threads)
+        in_backward = torch._C._current_graph_task_id() >= 0
+        return planner().verdicts(question, training=True, may_measure=not in_backward).choice
+
+
+def decide_for(layer: nn.Module) -> Planned:
+    """What answers, at every call of a sparse linear layer, which of its matmuls run sparse.
+
+    It is that of ``plan(layer, ..., training=True)``, also in evaluation.
+
+    Args:
+        layer: a sparse linear layer on the CPU.
+
+    Raises:
+        PlanError: if it is no linear layer, or has no pattern.
+
+    Complexity: a dictionary lookup for a call, once its number of tokens, rounded down to a power
+    of two, its dtype and the number of threads have been met.
+
+    Example:
+        >>> from transposable import sparsify
+        >>> layer = nn.Linear(64, 64)
+        >>> changes = sparsify(layer, "2:4T")
+        >>> decide_for(layer)
+        Planned(rows=64, cols=64, pattern=Pattern('2:4T'))
+    """
+    shape, pattern, _, _ = _of_module(layer)
+    if pattern is None or len(shape) != 2:
+        raise PlanError(
+            f"decide_for: received a {type(layer).__name__} with a weight {shape}; it takes a "
+            "sparse linear layer: sparsify the model first"
+        )
+    return Planned(shape[0], shape[1], pattern)
 
 
 def through(verdicts: Verdicts) -> Verdicts:

@@ -192,18 +192,18 @@ def _measure(question: Question, part: Part) -> Timing:
         x = _numbers(tokens, cols).to(question.dtype)
         dy = _numbers(tokens, rows).to(question.dtype)
         packed = PackedWeight(question.pattern)
-        known = weight, mask, packed.handle
+        known = weight, mask, packed.tag
         if part == "forward":
             timing = compared(
                 lambda: F.linear(x, masked),
-                lambda: nm_linear(x, weight, mask, None, packed.handle),
+                lambda: nm_linear(x, weight, mask, None, packed.tag),
             )
         elif part == "input_gradient":
             timing = compared(lambda: dy @ masked, lambda: ops.nm_input_gradient(dy, *known))
         else:
             timing = compared(
                 lambda: dy.t() @ x,
-                lambda: ops.nm_weight_gradient(x, dy, mask, packed.handle),
+                lambda: ops.nm_weight_gradient(x, dy, mask, packed.tag),
             )
     scale = question.rows * question.cols / (rows * cols)
     if part not in ("refresh", "refresh_transposed"):
@@ -218,7 +218,7 @@ def sliced(question: Question, part: Part) -> tuple[int, int, int]:
         >>> sliced(Question(64, 64, Pattern.parse("2:4T"), 512, torch.float32, 1), "forward")
         (64, 64, 512)
         >>> sliced(Question(4096, 4096, Pattern.parse("2:4T"), 512, torch.float32, 1), "forward")
-        (256, 4096, 256)
+        (1024, 4096, 256)
     """
     rows, cols, tokens = question.rows, question.cols, question.tokens
     most = MAX_WORK * question.threads

@@ -121,7 +121,7 @@ class Planner:
         judged: Callable[[Mapping[Part, Timing]], Verdicts],
         may_measure: bool,
     ) -> Verdicts:
-        if reason := _too_small(question.rows, question.cols, question.tokens):
+        if reason := why_too_small(question.rows * question.cols, question.tokens):
             return Verdicts.dense(reason)
         if torch.are_deterministic_algorithms_enabled():
             return fixed_rule(question)
@@ -175,12 +175,11 @@ def judge(timings: Mapping[Part, Timing], *, training: bool) -> Verdicts:
         pack, pack_transposed = timings["refresh"].sparse, timings["refresh_transposed"].sparse
     input_gradient = _judge(timings["input_gradient"], 0.0, pack_transposed)
     # One dense product is enough to need the masked weight.
-    spared = masking if input_gradient.sparse else 0.0
-    return Verdicts(
-        forward=_judge(timings["forward"], spared, pack),
-        input_gradient=input_gradient,
-        weight_gradient=_judge(timings["weight_gradient"], masking, 0.0),
-    )
+    forward = _judge(timings["forward"], masking if input_gradient.sparse else 0.0, pack)
+    # Dense in both, the operators mask the weight once for each, and the dense layer once in all.
+    again = 0.0 if forward.sparse or input_gradient.sparse else masking
+    weight_gradient = _judge(timings["weight_gradient"], masking, again)
+    return Verdicts(forward, input_gradient, weight_gradient)
 
 
 def _judge_forward(timings: Mapping[Part, Timing]) -> Verdicts:
@@ -214,7 +213,8 @@ def fixed_rule(question: Question) -> Verdicts:
     the weights is kept; and the gradients only if the pattern is transposable.
 
     Example:
-        >>> question = Question(64, 64, Pattern.parse("2:4T"), 512, torch.float32, 1)
+        >>> from transposable import Pattern
+        >>> question = Question(64, 64, Pattern(2, 4, "transposable"), 512, torch.float32, 1)
         >>> fixed_rule(question).forward.reason
         'fixed rule, since torch is to be deterministic: a side of less than 256'
     """
@@ -243,10 +243,16 @@ def fixed_rule(question: Question) -> Verdicts:
     return Verdicts(sparse, gradient, weight_gradient)
 
 
-def _too_small(rows: int, cols: int, tokens: int) -> str | None:
-    if rows * cols < SMALLEST_WEIGHT:
-        return f"{rows} x {cols} has less than {SMALLEST_WEIGHT:,} weights"
-    if tokens < FEWEST_TOKENS:
+def why_too_small(weights: int, tokens: int | None = None) -> str | None:
+    """Why a matmul this small is dense whatever the machine, or None if it is not that small.
+
+    Example:
+        >>> why_too_small(1024)
+        'it has 1,024 weights, less than 16,384'
+    """
+    if weights < SMALLEST_WEIGHT:
+        return f"it has {weights:,} weights, less than {SMALLEST_WEIGHT:,}"
+    if tokens is not None and tokens < FEWEST_TOKENS:
         return f"{tokens} tokens are less than {FEWEST_TOKENS}"
     return None
 
