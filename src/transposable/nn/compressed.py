@@ -131,6 +131,15 @@ class CompressedLinear(nn.Module):
             )
         return super().__getattr__(name)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # torch cannot unpickle a tensor of uint16 that pickle itself has written.
+        index = self.index.view(torch.int16)
+        return {**self.__dict__, "_buffers": {**self._buffers, "index": index}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._buffers["index"] = self.index.view(torch.uint16)
+
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from transposable.errors import CompressionError, NoEffectWarning, PlanError
+from transposable.errors import CompressionError, NoEffectWarning, PlanError, SelectionError
 from transposable.nn.compressed import CompressedLinear
 from transposable.nn.guard import unguard
 from transposable.nn.layer import SparseLayer
-from transposable.nn.selection import Names, select
+from transposable.nn.selection import Names, Selected, select
 from transposable.nn.sharding import is_sharded
 from transposable.pattern import Pattern
 from transposable.sparse import Blocking, Stream
@@ -132,8 +132,7 @@ def compress(
         )
     chosen: dict[str, SparseLayer] = {}
     left: dict[str, str] = {}
-    # The pattern only says that no layer is given one here.
-    for one in select(model, "1:2", include, exclude, "compress"):
+    for one in _selected(model, include, exclude):
         reason = _why_left(one.module, tokens)
         if reason is not None:
             left[one.name] = reason
@@ -144,8 +143,9 @@ def compress(
         left |= _others(model, {*chosen, *left})
     if not chosen:
         warnings.warn(
-            f"compress: no layer of {type(model).__name__} was compressed; "
-            + "; ".join(f"{name!r} is {why}" for name, why in list(left.items())[:3]),
+            f"compress: {type(model).__name__} has no layer to compress: "
+            + ("; ".join(f"{name!r}: {why}" for name, why in list(left.items())[:3]) or "no weight")
+            + "; nothing was changed",
             NoEffectWarning,
             stacklevel=2,
         )
@@ -190,10 +190,18 @@ def stream_of(layer: SparseLayer, dtype: torch.dtype | None) -> Stream:
     return stream
 
 
+def _selected(model: nn.Module, include: Names | None, exclude: Names) -> list[Selected]:
+    try:
+        # The pattern does not matter: no layer is given one here.
+        return select(model, "1:2", include, exclude, "compress")
+    except SelectionError:
+        if include is None and not exclude:
+            return []  # said in the words of compress
+        raise
+
+
 def _why_left(module: nn.Module, tokens: int | None) -> str | None:
     kind = type(module).__name__
-    if isinstance(module, CompressedLinear):
-        return "compressed already"
     if not isinstance(module, SparseLayer):
         return f"a {kind} that is not sparse: sparsify it first"
     if parametrize.is_parametrized(module):
@@ -221,7 +229,9 @@ def _others(model: nn.Module, known: set[str]) -> dict[str, str]:
     found = {}
     for name, module in model.named_modules():
         weight: Any = module._parameters.get("weight")
-        if name not in known and weight is not None and weight.dim() >= 2:
+        if isinstance(module, CompressedLinear):
+            found[name] = "compressed already"
+        elif name not in known and weight is not None and weight.dim() >= 2:
             kind = type(module).__name__
             found[name] = f"a {kind}: only sparse linear layers are compressed"
     return found

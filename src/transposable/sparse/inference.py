@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from transposable.errors import CompressionError, SparseFormatError
+from transposable.errors import CompressionError, DeviceError, SparseFormatError
 from transposable.sparse.checks import check_tensors
 from transposable.sparse.stream import Blocking, Stream
 
@@ -34,6 +34,7 @@ def nm_packed_linear(x: torch.Tensor, stream: Stream, bias: torch.Tensor | None)
         >>> nm_packed_linear(torch.ones(1, 2), stream, torch.ones(2)).tolist()
         [[3.0, 4.0]]
     """
+    _check_device(x, stream.values)
     if torch.is_autocast_enabled("cpu") and x.dtype in (torch.float32, torch.bfloat16):
         target = torch.get_autocast_dtype("cpu")
         x = x.to(target) if target == torch.bfloat16 else x
@@ -88,7 +89,18 @@ def _packed_linear_like(
     row_block: int,
     col_block: int,
 ) -> torch.Tensor:
+    _check_device(x, values)
     return x.new_empty((*x.shape[:-1], rows))
+
+
+def _check_device(x: torch.Tensor, values: torch.Tensor) -> None:
+    # On "meta" there are no numbers, and none can be wrong.
+    if x.device != values.device or x.device.type not in ("cpu", "meta"):
+        raise DeviceError(
+            f"compressed linear layer: the input is on {x.device} and the weight on "
+            f"{values.device}; both must be on the CPU: move them there, or use the dense model on "
+            "that device"
+        )
 
 
 def refuse_gradient() -> NoReturn:
