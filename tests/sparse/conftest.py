@@ -1,4 +1,4 @@
-"""Native functions and their readable twins, one after the other, for every test of the streams."""
+"""The readable twins in the place of the native functions."""
 
 from __future__ import annotations
 
@@ -21,4 +21,4 @@ FUNCTIONS = (
 def twins(monkeypatch: pytest.MonkeyPatch) -> None:
     """The readable twins in the place of the native functions."""
     for name in FUNCTIONS:
-        monkeypatch.setattr(_core, name, getattr(reference, name), raising=False)
+        monkeypatch.setattr(_core, name, getattr(reference, name))
