@@ -626,6 +626,21 @@ def test_checkpointing_measures_in_the_forward_pass(planner: Planner, measurer: 
     assert len(measurer.asked) == 1
 
 
+def test_nothing_is_measured_for_what_runs_dense_anyway(
+    planner: Planner, measurer: Measurer
+) -> None:
+    layer = SparseLinear(136, 128, pattern="2:4T")
+    layer.backend = NMCpu().for_layer(layer)
+    x = torch.randn(40, 136)
+    torch.func.vmap(layer)(x[:, None])
+    layer.weighting = "dense"
+    layer(x)
+    layer.weighting = "masked"
+    layer.half()(x.half())
+    layer.to("meta")(x.to("meta"))
+    assert measurer.asked == []
+
+
 def test_a_plan_of_nmcpu_is_one_of_three() -> None:
     from transposable.errors import LayerError
 

@@ -12,13 +12,22 @@ from transposable.errors import LayerError
 from transposable.nn import bits
 from transposable.nn.backends import DENSE_MASKED, Backend
 from transposable.nn.sharding import is_sharded
-from transposable.sparse import Decide, PackedWeight, always_sparse, decide_for, nm_linear
+from transposable.sparse import (
+    Choice,
+    Decide,
+    PackedWeight,
+    Planned,
+    always_sparse,
+    decide_for,
+    nm_linear,
+)
 from transposable.sparse.planner import why_too_small
 
 if TYPE_CHECKING:
     from transposable.nn.layer import SparseLayer
 
 _DTYPES = (torch.float32, torch.bfloat16)
+_DENSE = Choice(forward=False, input_gradient=False, weight_gradient=False)
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
@@ -101,7 +110,8 @@ class NMCpu(Backend):
         return None
 
     def run(self, layer: SparseLayer, x: torch.Tensor) -> torch.Tensor:
-        if not _suits(layer, x) or not self._pays(layer, x):
+        # First what is asked soonest: a layer that stays dense must not become slower by it.
+        if not self._pays(layer, x) or not _suits(layer, x):
             return DENSE_MASKED.run(layer, x)
         weight, mask = layer.weight, layer.mask
         if layer.stored_in_out:
@@ -114,9 +124,15 @@ class NMCpu(Backend):
         # A compiler would record the planner; its programs ask in the operators, when they run.
         if self.plan == "always" or torch.compiler.is_compiling():
             return True
+        if type(x) not in _PLAIN:
+            return True  # left to _suits
         autocast = torch.is_autocast_enabled("cpu")
         dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
-        choice = self.packed.decide(x.shape[:-1].numel(), dtype)
+        tokens, decide = x.shape[:-1].numel(), self.packed.decide
+        choice = decide.known(tokens, dtype) if isinstance(decide, Planned) else None
+        if choice is None:
+            # Nothing is measured while something is traced, or for what runs dense anyway.
+            choice = decide(tokens, dtype) if _suits(layer, x) else _DENSE
         if choice.forward or not torch.is_grad_enabled():
             return choice.forward
         return choice.input_gradient or (choice.weight_gradient and not layer.straight_through)

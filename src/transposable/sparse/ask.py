@@ -18,6 +18,7 @@ from transposable.sparse.planner import Verdict, Verdicts, planner
 MAX_THREADS = 1024
 
 _DTYPES = (torch.float32, torch.bfloat16)
+_DENSE = Choice(forward=False, input_gradient=False, weight_gradient=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +154,15 @@ def plan(
     )
 
 
-@dataclass(frozen=True, slots=True)
 class Planned:
     """The decision of the plan for one layer that trains, for its :class:`PackedWeight`.
 
     An input of a kind that was not met before is measured then, unless gradients are being
     computed; see :func:`decide_for`.
+
+    Args:
+        rows, cols: out and in of the layer.
+        pattern: of its mask.
 
     Example:
         >>> decide = Planned(64, 64, Pattern.parse("2:4T"))
@@ -166,15 +170,42 @@ class Planned:
         Choice(forward=False, input_gradient=False, weight_gradient=False)
     """
 
-    rows: int
-    cols: int
-    pattern: Pattern
+    __slots__ = ("_known", "cols", "pattern", "rows")
+
+    def __init__(self, rows: int, cols: int, pattern: Pattern) -> None:
+        self.rows, self.cols, self.pattern = rows, cols, pattern
+        # Answers of the planner, found without building and hashing a question.
+        self._known: dict[tuple[int, torch.dtype, int, bool], Choice] = {}
+
+    def known(self, tokens: int, dtype: torch.dtype) -> Choice | None:
+        """The answer if it was given before; measures nothing, whatever is going on."""
+        return self._known.get(_key(tokens, dtype))
 
     def __call__(self, tokens: int, dtype: torch.dtype) -> Choice:
+        known = self.known(tokens, dtype)
+        if known is not None:
+            return known
+        if dtype not in _DTYPES:
+            return _DENSE
         threads = torch.get_num_threads()
         question = Question(self.rows, self.cols, self.pattern, tokens, dtype, threads)
         in_backward = torch._C._current_graph_task_id() >= 0
-        return planner().verdicts(question, training=True, may_measure=not in_backward).choice
+        choice = planner().verdicts(question, training=True, may_measure=not in_backward).choice
+        if not in_backward:
+            self._known[_key(tokens, dtype)] = choice
+        return choice
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Planned, (self.rows, self.cols, self.pattern)  # another machine answers anew
+
+    def __repr__(self) -> str:
+        return f"Planned(rows={self.rows}, cols={self.cols}, pattern={self.pattern!r})"
+
+
+def _key(tokens: int, dtype: torch.dtype) -> tuple[int, torch.dtype, int, bool]:
+    # All numbers of tokens of one length in bits have one answer.
+    fixed = torch.are_deterministic_algorithms_enabled()
+    return tokens.bit_length(), dtype, torch.get_num_threads(), fixed
 
 
 def decide_for(layer: nn.Module) -> Planned:
