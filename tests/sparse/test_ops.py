@@ -260,7 +260,7 @@ def test_bad_input() -> None:
     x, weight, mask = torch.ones(2, 8), torch.ones(4, 8), random_mask(4, 8, 0)
     with pytest.raises(MaskError, match=r"mask \(8, 4\) of torch.bool for a weight \(4, 8\)"):
         nm_linear(x, weight, mask.t())
-    with pytest.raises(MaskError, match="torch.float32"):
+    with pytest.raises(MaskError, match=r"torch\.float32"):
         nm_linear(x, weight, mask.float())
     with pytest.raises(SparseFormatError, match=r"x \(2, 7\), weight \(4, 8\) and bias None"):
         nm_linear(x[:, :7], weight, mask)
@@ -271,7 +271,7 @@ def test_bad_input() -> None:
     for dtype in (torch.float64, torch.float16, torch.int32):
         with pytest.raises(SparseFormatError, match=f"x of {dtype}"):
             nm_linear(x.to(dtype), weight, mask)
-    with pytest.raises(SparseFormatError, match="weight of torch.int64"):
+    with pytest.raises(SparseFormatError, match=r"weight of torch\.int64"):
         nm_linear(x, weight.long(), mask)
     for name in ("x", "weight", "mask"):
         tensors = {"x": x, "weight": weight, "mask": mask}

@@ -1,4 +1,4 @@
-"""A packed weight is that of the weight and mask of now, and is packed no more often than needed."""
+"""A packed weight is that of the weight and mask of now, and is packed when they change only."""
 
 from __future__ import annotations
 
@@ -320,7 +320,7 @@ def test_bad_input() -> None:
         packed.update(weight, mask.t())
     with pytest.raises(MaskError, match=r"dtype torch.uint8"):
         packed.update(weight, mask.byte())
-    with pytest.raises(SparseFormatError, match="torch.int64"):
+    with pytest.raises(SparseFormatError, match=r"torch\.int64"):
         packed.update(weight.long(), mask)
     with pytest.raises(SparseFormatError, match=r"shape \(48,\)"):
         packed.update(weight[0], mask)

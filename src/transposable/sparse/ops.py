@@ -183,10 +183,8 @@ def _backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     if ctx.needs_input_grad[0]:
         dx = ops.nm_input_gradient(dy, weight, mask, handle)
     if ctx.needs_input_grad[1]:
-        if ctx.straight_through:
-            dw = _outer(dy, x)
-        else:
-            dw = ops.nm_weight_gradient(x, dy, mask, handle)
+        through = ctx.straight_through
+        dw = _outer(dy, x) if through else ops.nm_weight_gradient(x, dy, mask, handle)
         dw = dw.to(ctx.weight_dtype)
     if ctx.needs_input_grad[3]:
         db = _rows(dy).sum(0, dtype=ctx.bias_dtype)

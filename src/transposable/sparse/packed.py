@@ -45,6 +45,11 @@ class Choice:
     input_gradient: bool = True
     weight_gradient: bool = True
 
+    @property
+    def any(self) -> bool:
+        """Whether anything runs sparse."""
+        return self.forward or self.input_gradient or self.weight_gradient
+
 
 Decide = Callable[[int, torch.dtype], Choice]
 """What runs sparse for a number of tokens (rows of x) of a dtype; asked at every call."""
@@ -263,7 +268,7 @@ class _Seen:
 
     def __init__(self, tensor: torch.Tensor) -> None:
         # A weak reference keeps the number of the storage from being given to another one.
-        self._storage = StorageWeakRef(tensor.untyped_storage())
+        self._storage = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
         self._traits = _traits(tensor)
         self._bits = _sample(tensor)
 

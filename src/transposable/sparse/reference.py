@@ -1,7 +1,7 @@
 """The native sparse functions in plain torch: slow, short, and what the fast ones are tested with.
 
 Same names, same arguments, same results up to rounding as in ``transposable._core``. The format is
-described in docs/formats.md.
+described in docs/sparse.md.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Stream:
 
         y = x A^T + b,   A_rc = 0 where nothing is kept
 
-    The bytes are specified in docs/formats.md. A stream does not follow a weight: whoever fills it
+    The bytes are specified in docs/sparse.md. A stream does not follow a weight: whoever fills it
     has to fill it again, see :class:`~transposable.sparse.PackedWeight`.
 
     Attributes:
