@@ -13,7 +13,7 @@ from torch import nn
 
 from transposable import _core, sparsify
 from transposable.errors import PatternError, PlanCacheWarning, PlanError
-from transposable.nn import NMCpu, SparseConv2d, SparseLinear
+from transposable.nn import DENSE_MASKED, NMCpu, SparseConv2d, SparseLinear
 from transposable.pattern import Pattern
 from transposable.sparse import Choice, Verdict, ask, decide_for, plan
 from transposable.sparse.cache import PlanCache
@@ -587,6 +587,7 @@ def test_a_layer_follows_the_plan(
 ) -> None:
     torch.manual_seed(0)
     layer, x = SparseLinear(136, 128, pattern="2:4T"), torch.randn(5, 8, 136)
+    layer.backend = DENSE_MASKED
     expected = run(layer, x)
     measurer.timings |= {
         "forward": forward,
@@ -664,3 +665,23 @@ def test_a_model_on_the_plan(planner: Planner) -> None:
 
 def test_verdicts_of_one_reason() -> None:
     assert Verdicts.dense("so it is").choice == Choice(False, False, False)
+
+
+def test_the_default_of_a_layer_is_the_plan(planner: Planner, measurer: Measurer) -> None:
+    model = nn.Sequential(nn.Linear(136, 128), nn.Linear(128, 16), nn.Conv1d(128, 128, 3))
+    sparsify(model, "2:4T")
+    assert [layer.backend.name for layer in model] == ["nm_cpu", "dense_masked", "dense_masked"]
+    x = torch.randn(40, 136)
+    measurer.timings["forward"] = LOSS
+    expected = model[0].dense_forward(x, model[0].effective_weight())
+    torch.testing.assert_close(model[0](x), expected)
+    assert len(measurer.asked) == 1
+
+
+def test_the_default_follows_a_layer_to_other_dtypes(planner: Planner) -> None:
+    layer = SparseLinear(136, 128, pattern="2:4T").double()
+    x = torch.randn(40, 136, dtype=torch.float64)
+    assert torch.equal(layer(x), layer.dense_forward(x, layer.effective_weight()))
+    torch.testing.assert_close(
+        layer.float()(x.float()), layer.dense_forward(x.float(), layer.effective_weight())
+    )

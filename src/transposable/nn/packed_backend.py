@@ -126,6 +126,8 @@ class NMCpu(Backend):
             return True
         if type(x) not in _PLAIN:
             return True  # left to _suits
+        if not x.is_cpu:
+            return False
         autocast = torch.is_autocast_enabled("cpu")
         dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
         tokens, decide = x.shape[:-1].numel(), self.packed.decide
@@ -136,6 +138,16 @@ class NMCpu(Backend):
         if choice.forward or not torch.is_grad_enabled():
             return choice.forward
         return choice.input_gradient or (choice.weight_gradient and not layer.straight_through)
+
+
+def default_backend(layer: SparseLayer) -> Backend:
+    """What runs a layer that is told nothing else: its plan, unless its kind or size speak against.
+
+    The device and dtype of a weight may change, and are looked at in every call.
+    """
+    if layer.mask.dim() != 2 or why_too_small(layer.mask.numel()) is not None:
+        return DENSE_MASKED
+    return NMCpu().for_layer(layer)
 
 
 def _suits(layer: SparseLayer, x: torch.Tensor) -> bool:
