@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transposable.errors import (
         CalibrationError,
         CheckpointError,
+        CompressionError,
         ControllerError,
         DependencyError,
         DeviceError,
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
         NoEffectWarning,
         OutputError,
         PatternError,
+        PlanCacheWarning,
+        PlanError,
         RecipeError,
         ScoresError,
         SelectionError,
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     )
     from transposable.layout import Layout
     from transposable.mask import Mask
-    from transposable.nn import densify, sparsify
+    from transposable.nn import compress, densify, load_compressed, save_compressed, sparsify
     from transposable.pattern import Pattern
     from transposable.solution import Solution, Status
     from transposable.solvers import (
@@ -58,6 +61,7 @@ __all__ = [
     "CalibrationError",
     "Certificate",
     "CheckpointError",
+    "CompressionError",
     "ControllerError",
     "DependencyError",
     "DeviceError",
@@ -77,6 +81,8 @@ __all__ = [
     "OutputError",
     "Pattern",
     "PatternError",
+    "PlanCacheWarning",
+    "PlanError",
     "Potentials",
     "RecipeError",
     "Reference",
@@ -96,8 +102,11 @@ __all__ = [
     "Unstructured",
     "__version__",
     "certify",
+    "compress",
     "densify",
     "find_mask",
+    "load_compressed",
+    "save_compressed",
     "solve",
     "sparsify",
     "verify",

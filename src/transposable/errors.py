@@ -82,5 +82,17 @@ class DependencyError(TransposableError, ImportError):
     """An optional package that is needed for this operation and is not installed."""
 
 
+class PlanError(TransposableError, ValueError):
+    """A question about a matmul that names no shape, tokens, device or thread count."""
+
+
+class CompressionError(TransposableError, RuntimeError):
+    """A compressed layer asked for what it cannot do, or a model with none to compress."""
+
+
 class NoEffectWarning(UserWarning):
     """An operation that changed nothing."""
+
+
+class PlanCacheWarning(UserWarning):
+    """Measurements on disk that are damaged, or that cannot be kept there."""

@@ -51,7 +51,7 @@ def packed_pair(kind: str, pattern: str = "2:4T") -> tuple[SparseLayer, SparseLa
     assert isinstance(layer, SparseLayer)
     nn.init.normal_(layer.weight)
     twin = copy.deepcopy(layer)
-    assert use_backend({"layer": layer}, NMCpu()) == {}
+    assert use_backend({"layer": layer}, NMCpu("always")) == {}
     return layer, twin
 
 
@@ -180,7 +180,7 @@ def test_what_is_refused() -> None:
     layers["rests"].weighting = "dense"
     model["meta"] = layers["meta"].to("meta")
     parametrize.register_parametrization(layers["parametrized"], "weight", nn.Tanh())
-    backend = NMCpu()
+    backend = NMCpu("always")
     assert use_backend(layers, backend) == {
         "conv1d": "its operator is that of Conv1d, and nm_cpu runs linear layers",
         "conv2d": "its operator is that of Conv2d, and nm_cpu runs linear layers",
@@ -199,7 +199,7 @@ def test_what_is_refused() -> None:
 def test_an_object_for_several_layers_is_slow_and_right() -> None:
     layer, twin = packed_pair("Linear")
     other, other_twin = packed_pair("Conv1D")
-    layer.backend = other.backend = NMCpu()
+    layer.backend = other.backend = NMCpu("always")
     for _ in range(2):
         check(layer, twin, torch.randn(5, 24))
         check(other, other_twin, torch.randn(5, 24))
@@ -289,7 +289,7 @@ def test_tied_weights() -> None:
     model[2].weight = model[0].weight
     sparsify(model, "2:4T")
     twin = copy.deepcopy(model)
-    use_backend(sparse_layers(model), NMCpu())
+    use_backend(sparse_layers(model), NMCpu("always"))
     x = torch.randn(5, 16)
     for _ in range(3):
         for each in (model, twin):
@@ -420,7 +420,7 @@ def test_training_is_that_of_dense_masked(recipe: str, optimizer: str) -> None:
     model: nn.Module = nn.Sequential(nn.Linear(32, 48), nn.GELU(), nn.Linear(48, 16))
     sparsify(model, "4:8T")
     twin = copy.deepcopy(model)
-    assert use_backend(sparse_layers(model), NMCpu()) == {}
+    assert use_backend(sparse_layers(model), NMCpu("always")) == {}
     runs = []
     for each in (model, twin):
         opt = OPTIMIZERS[optimizer](each.parameters())
@@ -459,13 +459,13 @@ def test_a_dense_tail() -> None:
 
 def test_what_the_caller_decides() -> None:
     layer, twin = packed_pair("Linear")
-    use_backend({"layer": layer}, NMCpu(lambda tokens: Choice(forward=tokens >= 4)))
+    use_backend({"layer": layer}, NMCpu(lambda tokens, dtype: Choice(forward=tokens >= 4)))
     with counted_calls() as calls:
         check(layer, twin, torch.randn(3, 24))
         assert calls["matmul"] == 1
         check(layer, twin, torch.randn(4, 24))
         assert calls["matmul"] == 3
-        layer.backend.packed.decide = lambda tokens: Choice(False, False, False)
+        layer.backend.packed.decide = lambda tokens, dtype: Choice(False, False, False)
         check(layer, twin, torch.randn(4, 24), rtol=0, atol=0)
         assert calls["matmul"] == 3
 
@@ -473,7 +473,7 @@ def test_what_the_caller_decides() -> None:
 def test_a_mixed_network(net: Net, x: torch.Tensor) -> None:
     sparsify(net, "2:4T")
     twin = copy.deepcopy(net)
-    assert set(use_backend(sparse_layers(net), NMCpu())) == {"stem", "conv"}
+    assert set(use_backend(sparse_layers(net), NMCpu("always"))) == {"stem", "conv"}
     for each in (net, twin):
         each(x).square().sum().backward()
     for one, other in zip(net.parameters(), twin.parameters(), strict=True):
@@ -520,7 +520,7 @@ def test_one_compilation_serves_all_layers(fresh_compiler: None) -> None:
     """As with dense-masked layers: what is compiled in is no layer's handle."""
     torch.manual_seed(0)
     layers = nn.ModuleList(SparseLinear(24, 16, pattern="2:4T") for _ in range(12))
-    use_backend(sparse_layers(layers), NMCpu())
+    use_backend(sparse_layers(layers), NMCpu("always"))
     counter = CompileCounterWithBackend("aot_eager")
     x = torch.randn(5, 24)
     with counted_calls() as calls:
@@ -628,7 +628,7 @@ def test_fork_after_use(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
     torch.manual_seed(0)
     layer = SparseLinear(256, 256, pattern="2:4T")
-    use_backend({"layer": layer}, NMCpu())
+    use_backend({"layer": layer}, NMCpu("always"))
     x = torch.randn(200, 256)
     torch.set_num_threads(threads)
     with torch.no_grad():

@@ -84,7 +84,7 @@ def test_gradients(pattern: str, through: bool) -> None:
 def test_what_runs_sparse(choice: Choice, through: bool, dtype: torch.dtype) -> None:
     asked = []
 
-    def decide(tokens: int) -> Choice:
+    def decide(tokens: int, dtype: torch.dtype) -> Choice:
         asked.append(tokens)
         return choice
 
@@ -105,7 +105,7 @@ def test_what_runs_sparse(choice: Choice, through: bool, dtype: torch.dtype) -> 
 @pytest.mark.parametrize("through", [False, True])
 def test_shapes(shape: tuple[int, ...], rows: int, choice: Choice, through: bool) -> None:
     mask = random_mask(rows, shape[-1], 0)
-    check(inputs(shape, rows), mask, PackedWeight(decide=lambda tokens: choice), through)
+    check(inputs(shape, rows), mask, PackedWeight(decide=lambda tokens, dtype: choice), through)
 
 
 @pytest.mark.parametrize("needed", [*itertools.product([False, True], repeat=3)])
@@ -175,7 +175,7 @@ def test_autocast(choice: Choice, through: bool) -> None:
     """x is rounded, the weight is not: one packing serves all micro-batches."""
     given = inputs((5, 24), 16)
     mask = pattern_mask("2:4T", 16, 24)
-    packed = PackedWeight(decide=lambda tokens: choice)
+    packed = PackedWeight(decide=lambda tokens, dtype: choice)
     with counted_calls() as calls:
         for _ in range(3):
             with torch.autocast("cpu", torch.bfloat16):

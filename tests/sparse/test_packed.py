@@ -244,7 +244,7 @@ def test_a_fork_while_another_thread_packs() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def decide(tokens: int) -> Choice:
+def decide(tokens: int, dtype: torch.dtype) -> Choice:
     return Choice(forward=tokens > 3)
 
 

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 
+from transposable.errors import LayerError
 from transposable.nn import bits
 from transposable.nn.backends import DENSE_MASKED, Backend
 from transposable.nn.sharding import is_sharded
-from transposable.sparse import Decide, PackedWeight, always_sparse, nm_linear
+from transposable.sparse import (
+    Choice,
+    Decide,
+    PackedWeight,
+    Planned,
+    always_sparse,
+    decide_for,
+    nm_linear,
+)
+from transposable.sparse.planner import why_too_small
 
 if TYPE_CHECKING:
     from transposable.nn.layer import SparseLayer
 
 _DTYPES = (torch.float32, torch.bfloat16)
+_DENSE = Choice(forward=False, input_gradient=False, weight_gradient=False)
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
@@ -35,9 +46,16 @@ class NMCpu(Backend):
     ``torch.export`` or tracing, whose programs then run without this package.
 
     Args:
-        decide: which of the three matmuls run sparse for a number of tokens; default all.
+        plan: which of the three matmuls run sparse. "auto": those that are faster so on this
+            machine, see :func:`transposable.sparse.plan`, which is measured at the first forward
+            pass; where none is, the layer runs dense-masked. "always": all of them. Or a
+            :data:`~transposable.sparse.Decide`.
+
+    Raises:
+        LayerError: if plan is something else.
 
     Attributes:
+        plan: as given.
         packed: the streams of the layer. Each layer should have an object of its own, which
             :func:`~transposable.nn.use_backend` sees to: one that serves several layers packs
             anew whenever the layer changes.
@@ -45,7 +63,7 @@ class NMCpu(Backend):
     Example:
         >>> from torch import nn
         >>> from transposable.nn import sparse_layers, sparsify, use_backend
-        >>> model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Conv1d(64, 64, 1))
+        >>> model = nn.Sequential(nn.Linear(128, 128), nn.ReLU(), nn.Conv1d(128, 128, 1))
         >>> changes = sparsify(model, "2:4T")
         >>> use_backend(sparse_layers(model), NMCpu())
         {'2': 'its operator is that of Conv1d, and nm_cpu runs linear layers'}
@@ -55,13 +73,21 @@ class NMCpu(Backend):
 
     name: ClassVar[str] = "nm_cpu"
 
-    def __init__(self, decide: Decide = always_sparse) -> None:
-        self.packed = PackedWeight(decide=decide)
+    def __init__(self, plan: Literal["auto", "always"] | Decide = "auto") -> None:
+        if plan not in ("auto", "always") and not callable(plan):
+            raise LayerError(
+                f"NMCpu: received plan={plan!r}; it is 'auto' (what is faster here), 'always', or "
+                "a function of the number of tokens and their dtype that returns a Choice"
+            )
+        self.plan = plan
+        # Before there is a layer there is nothing to plan for.
+        self.packed = PackedWeight(decide=always_sparse if isinstance(plan, str) else plan)
 
     def for_layer(self, layer: SparseLayer) -> Self:
         own = type(self).__new__(type(self))
         own.__dict__.update(self.__dict__)
-        own.packed = PackedWeight(layer.pattern, decide=self.packed.decide)
+        decide = decide_for(layer) if self.plan == "auto" else self.packed.decide
+        own.packed = PackedWeight(layer.pattern, decide=decide)
         return own
 
     def refuses(self, layer: SparseLayer) -> str | None:
@@ -77,12 +103,15 @@ class NMCpu(Backend):
             return f"its weight is on {weight.device}, and {self.name} runs on the CPU"
         if weight.dtype not in _DTYPES:
             return f"its weight is {weight.dtype}, and {self.name} runs float32 and bfloat16"
+        if self.plan == "auto" and (reason := why_too_small(layer.mask.numel())):
+            return reason
         if layer.weighting == "soft":
             return "its weighting is 'soft', which changes with every weight"
         return None
 
     def run(self, layer: SparseLayer, x: torch.Tensor) -> torch.Tensor:
-        if not _suits(layer, x) or self._stays_dense(x):
+        # First what is asked soonest: a layer that stays dense must not become slower by it.
+        if not self._pays(layer, x) or not _suits(layer, x):
             return DENSE_MASKED.run(layer, x)
         weight, mask = layer.weight, layer.mask
         if layer.stored_in_out:
@@ -90,11 +119,35 @@ class NMCpu(Backend):
         bias: Any = layer.bias
         return nm_linear(x, weight, mask, bias, self.packed.tag, layer.straight_through)
 
-    def _stays_dense(self, x: torch.Tensor) -> bool:
-        """Whether nothing of this call runs sparse, so that the operator would only cost time."""
-        if torch.compiler.is_compiling():
-            return False  # the number of tokens is known when the operator runs, not before
-        return not self.packed.decide(x.shape[:-1].numel()).any
+    def _pays(self, layer: SparseLayer, x: torch.Tensor) -> bool:
+        """Whether any of the matmuls to come runs sparse: else the dense layer has less to do."""
+        # A compiler would record the planner; its programs ask in the operators, when they run.
+        if self.plan == "always" or torch.compiler.is_compiling():
+            return True
+        if type(x) not in _PLAIN:
+            return True  # left to _suits
+        if not x.is_cpu:
+            return False
+        autocast = torch.is_autocast_enabled("cpu")
+        dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
+        tokens, decide = x.shape[:-1].numel(), self.packed.decide
+        choice = decide.known(tokens, dtype) if isinstance(decide, Planned) else None
+        if choice is None:
+            # Nothing is measured while something is traced, or for what runs dense anyway.
+            choice = decide(tokens, dtype) if _suits(layer, x) else _DENSE
+        if choice.forward or not torch.is_grad_enabled():
+            return choice.forward
+        return choice.input_gradient or (choice.weight_gradient and not layer.straight_through)
+
+
+def default_backend(layer: SparseLayer) -> Backend:
+    """What runs a layer that is told nothing else: its plan, unless its kind or size speak against.
+
+    The device and dtype of a weight may change, and are looked at in every call.
+    """
+    if layer.mask.dim() != 2 or why_too_small(layer.mask.numel()) is not None:
+        return DENSE_MASKED
+    return NMCpu().for_layer(layer)
 
 
 def _suits(layer: SparseLayer, x: torch.Tensor) -> bool:

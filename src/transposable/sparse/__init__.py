@@ -1,9 +1,11 @@
-"""Matmuls of N:M weights on the CPU: a compressed format, its products, operators that train."""
+"""Matmuls of N:M weights on the CPU: a compressed format, its products, and when they pay."""
 
 from __future__ import annotations
 
+from transposable.sparse.ask import Plan, Planned, decide_for, plan
 from transposable.sparse.ops import nm_linear
 from transposable.sparse.packed import Choice, Decide, PackedWeight, always_sparse
+from transposable.sparse.planner import Verdict
 from transposable.sparse.stream import Blocking, Stream
 
 __all__ = [
@@ -11,7 +13,12 @@ __all__ = [
     "Choice",
     "Decide",
     "PackedWeight",
+    "Plan",
+    "Planned",
     "Stream",
+    "Verdict",
     "always_sparse",
+    "decide_for",
     "nm_linear",
+    "plan",
 ]

@@ -93,7 +93,7 @@ def _linear(
     straight_through: bool,
 ) -> torch.Tensor:
     packed = _packed(handle)
-    if packed.decide(_tokens(x)).forward:
+    if packed.decide(_tokens(x), x.dtype).forward:
         with packed.use(weight, mask) as stream:
             return stream.matmul(x, bias)
     with torch.autocast("cpu", enabled=False):
@@ -110,7 +110,7 @@ def _input_gradient(
     dy: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor, handle: torch.Tensor
 ) -> torch.Tensor:
     packed = _packed(handle)
-    if packed.decide(_tokens(dy)).input_gradient:
+    if packed.decide(_tokens(dy), dy.dtype).input_gradient:
         with packed.use(weight, mask, transposed=True) as stream:
             return stream.matmul(dy)
     with torch.autocast("cpu", enabled=False):
@@ -127,7 +127,7 @@ def _weight_gradient(
     x: torch.Tensor, dy: torch.Tensor, mask: torch.Tensor, handle: torch.Tensor
 ) -> torch.Tensor:
     packed = _packed(handle)
-    if packed.decide(_tokens(x)).weight_gradient:
+    if packed.decide(_tokens(x), x.dtype).weight_gradient:
         with packed.use(None, mask) as stream:
             return stream.weight_gradient(x, dy)
     with torch.autocast("cpu", enabled=False):

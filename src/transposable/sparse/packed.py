@@ -51,15 +51,15 @@ class Choice:
         return self.forward or self.input_gradient or self.weight_gradient
 
 
-Decide = Callable[[int], Choice]
-"""What runs sparse for a number of tokens (rows of x); asked at every call."""
+Decide = Callable[[int, torch.dtype], Choice]
+"""What runs sparse for a number of tokens (rows of x) of a dtype; asked at every call."""
 
 
-def always_sparse(tokens: int) -> Choice:
-    """All three matmuls sparse, whatever the number of tokens.
+def always_sparse(tokens: int, dtype: torch.dtype) -> Choice:
+    """All three matmuls sparse, whatever the input.
 
     Example:
-        >>> always_sparse(256).forward
+        >>> always_sparse(256, torch.float32).forward
         True
     """
     return Choice()
