@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import statistics
 import time
@@ -34,7 +35,7 @@ PEAK_S: Final = 0.2
 
 
 class StreamLike(Protocol):
-    """What is used of :class:`transposable.sparse.Stream`; a test puts a broken one in its place."""
+    """What is used of the library's stream; a test puts a broken one in its place."""
 
     values: torch.Tensor
 
@@ -108,9 +109,12 @@ def measure(job: Job, build: Build = build_stream, say: Callable[[str], None] = 
     """
     before = torch.get_num_threads()
     torch.set_num_threads(job.threads)
+    gc.collect()
+    gc.freeze()  # the rounds collect garbage, and need not walk through all of torch for it
     try:
         return _measure(job, build, say)
     finally:
+        gc.unfreeze()
         torch.set_num_threads(before)
 
 

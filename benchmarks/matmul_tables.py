@@ -21,10 +21,10 @@ END: Final = "<!-- /benchmark:matmul -->"
 
 NOTE: Final = (
     "Time of the dense product over that of the sparse one, packing of the activations included: "
-    f"median over the layers and batches of at least {LEAST_TOKENS} tokens (smallest to largest). "
-    "Each is the median of ratios taken round by round. Best: the fastest of torch (MKL), oneDNN "
-    "and numpy (OpenBLAS) for that product, whose operands are in its own format beforehand; torch: "
-    "F.linear, dy @ W, dy.T @ x."
+    f"median over the layers and batches of at least {LEAST_TOKENS} tokens (smallest to largest), "
+    "each a median of ratios taken round by round. Best: the fastest of torch (MKL), oneDNN and "
+    "numpy (OpenBLAS) for that product; oneDNN's activations and weights are in its own format "
+    "beforehand. Torch: F.linear, dy @ W, dy.T @ x."
 )
 _COSTS_NOTE: Final = (
     "Both streams, one thread or the section's; the index is rebuilt when the mask changes, the "

@@ -1,4 +1,4 @@
-"""A process of its own for each number of threads: OpenBLAS reads its settings when it is loaded."""
+"""A process for each number of threads: OpenBLAS reads its settings when it is loaded."""
 
 from __future__ import annotations
 
