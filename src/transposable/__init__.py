@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         SelectionError,
         ShardingError,
         SolverError,
+        SparseFormatError,
         TransposableError,
     )
     from transposable.layout import Layout
@@ -88,6 +89,7 @@ __all__ = [
     "Solution",
     "Solver",
     "SolverError",
+    "SparseFormatError",
     "Status",
     "TransposableError",
     "TwoApprox",
@@ -115,7 +117,7 @@ _HOMES = (
     "train",
 )
 
-_PACKAGES = ("nn", "prune", "train")
+_PACKAGES = ("nn", "prune", "sparse", "train")
 
 
 def __getattr__(name: str) -> Any:

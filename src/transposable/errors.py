@@ -50,6 +50,10 @@ class LayerError(TransposableError, ValueError):
     """A module that cannot be made sparse as asked, or that is not sparse where it has to be."""
 
 
+class SparseFormatError(TransposableError, ValueError):
+    """A compressed matrix that is corrupt, or tensors that do not fit it."""
+
+
 class CheckpointError(TransposableError, ValueError):
     """A checkpoint that does not belong to this model or this training run."""
 

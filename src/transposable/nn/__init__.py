@@ -7,6 +7,7 @@ from transposable.nn.backends import DENSE_MASKED, Backend, DenseMasked, use_bac
 from transposable.nn.checkpoint import Weighting
 from transposable.nn.layer import SparseLayer
 from transposable.nn.modules import SparseConv1d, SparseConv2d, SparseLinear
+from transposable.nn.packed_backend import NMCpu
 from transposable.nn.refresh import Refreshed, refresh_masks
 from transposable.nn.surgery import Change, densify, sparse_layers, sparsify
 
@@ -15,6 +16,7 @@ __all__ = [
     "Backend",
     "Change",
     "DenseMasked",
+    "NMCpu",
     "Refreshed",
     "SparseConv1d",
     "SparseConv2d",
