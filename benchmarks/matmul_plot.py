@@ -49,7 +49,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
             _group(axes, place, case, section["patterns"])
         axes.axhline(roof, color=_INK, lw=1.4, ls=(0, (5, 3)))
         _dress(axes, cases)
-        axes.set_title(TITLES[direction], fontsize=12, color=_INK, loc="left")
+        axes.set_title(TITLES[direction].replace("^T", "ᵀ"), fontsize=12, color=_INK, loc="left")
     panels[0].annotate(
         f"{roof_name}, {roof:.0f} GFLOP/s",
         (1, roof),
@@ -72,7 +72,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         fontsize=10.5,
         labelcolor=_INK,
         frameon=False,
-        bbox_to_anchor=(0.53, 0.955),
+        bbox_to_anchor=(0.53, 0.962),
         handletextpad=0.3,
         columnspacing=1.4,
     )
@@ -96,7 +96,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         color=_QUIET,
     )
     figure.text(0.985, 0.008, foot, ha="right", fontsize=8.5, color=_QUIET)
-    figure.subplots_adjust(left=0.085, right=0.985, top=0.895, bottom=0.125, hspace=0.2)
+    figure.subplots_adjust(left=0.085, right=0.985, top=0.885, bottom=0.125, hspace=0.2)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     plt.close(figure)

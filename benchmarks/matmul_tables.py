@@ -56,8 +56,8 @@ def show(results: dict[str, Any], *, details: bool = False) -> None:
 def about(section: dict[str, Any]) -> str:
     """Instruction set, peak, and which OpenBLAS, in one line."""
     value, label = peak(section)
-    core = section.get("openblas_core")
-    blas = "" if core is None else f", OpenBLAS told to take {core} kernels"
+    kernels = section.get("openblas_kernels")
+    blas = "" if kernels is None else f", OpenBLAS runs its {kernels} kernels"
     return f"native path {section['isa_taken']}, {label} {value:.0f} GFLOP/s{blas}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
@@ -9,12 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from benchmarks.gate import GateError
 from benchmarks.isolated import ISA_VARIABLE
-from benchmarks.machine import describe
 from benchmarks.matmul_cases import Job, measure
 
-CORE_VARIABLE: Final = "OPENBLAS_CORETYPE"
+_OPENBLAS: Final = "OPENBLAS_"
 
 
 class WorkerError(Exception):
@@ -22,13 +24,17 @@ class WorkerError(Exception):
 
 
 def environment(job: Job) -> dict[str, str]:
-    """What the process is started under, besides what is inherited.
+    """What the process is started under.
 
-    Some builds of OpenBLAS do not know newer AMD processors and take their AVX2 kernels, at half
-    the speed; where AVX-512 exists they are told to use it, since they are here to be beaten.
+    Of what is inherited, OpenBLAS' own variables are left out: one that chooses its kernels may be
+    set for reproducible results, and would halve the speed of a peer.
     """
     threads = str(job.threads)
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith(_OPENBLAS)}
     settings = {
+        **inherited,
+        # The child finds the same packages, wherever this process was started.
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
@@ -36,8 +42,6 @@ def environment(job: Job) -> dict[str, str]:
         # Its threads stop spinning 2^22 cycles (a millisecond) after a product: within the pause.
         "OPENBLAS_THREAD_TIMEOUT": "22",
     }
-    if CORE_VARIABLE not in os.environ and "avx512bw" in describe()["instruction_sets"]:
-        settings[CORE_VARIABLE] = "SkylakeX"
     if job.isa is not None:
         settings[ISA_VARIABLE] = job.isa
     return settings
@@ -50,14 +54,12 @@ def run(job: Job) -> dict[str, Any]:
         GateError: if its gate fails.
         WorkerError: if it ends otherwise without results.
     """
-    settings = environment(job)
     process = subprocess.run(
         [sys.executable, "-m", "benchmarks.matmul_worker"],
         input=json.dumps(job.as_dict()),
         stdout=subprocess.PIPE,
         text=True,
-        # The child finds the same packages, wherever this process was started.
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **settings},
+        env=environment(job),
         cwd=Path(__file__).resolve().parent.parent,
         check=False,
     )
@@ -66,17 +68,29 @@ def run(job: Job) -> dict[str, Any]:
     answer: dict[str, Any] = json.loads(process.stdout)
     if "gate_failure" in answer:
         raise GateError(answer["gate_failure"])
-    return {**answer, "openblas_core": settings.get(CORE_VARIABLE, os.environ.get(CORE_VARIABLE))}
+    return answer
 
 
 def _say(line: str) -> None:
     print(f"  {line}", file=sys.stderr, flush=True)
 
 
+def _openblas_kernels() -> str | None:
+    """The processor whose kernels the OpenBLAS in numpy's wheel runs; None if it does not say."""
+    folder = Path(np.__file__).resolve().parent.parent / "numpy.libs"
+    for library in folder.glob("libscipy_openblas*"):
+        for ending in ("64_", ""):
+            name = getattr(ctypes.CDLL(str(library)), f"scipy_openblas_get_corename{ending}", None)
+            if name is not None:
+                name.restype = ctypes.c_char_p
+                return str(name().decode())
+    return None
+
+
 def _serve() -> None:
     job = Job.from_dict(json.load(sys.stdin))
     try:
-        answer = measure(job, say=_say)
+        answer = {**measure(job, say=_say), "openblas_kernels": _openblas_kernels()}
     except GateError as error:
         answer = {"gate_failure": str(error)}
     json.dump(answer, sys.stdout)

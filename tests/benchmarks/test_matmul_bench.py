@@ -16,7 +16,7 @@ from benchmarks.gate import GateError
 from benchmarks.matmul_cases import Build, Job, measure, rounds
 from benchmarks.matmul_gate import TOLERANCE, Judge, MatmulGate
 from benchmarks.matmul_peers import DIRECTIONS, Operands, dense_peers
-from transposable import Pattern
+from transposable import Pattern, _core
 
 QUICK = ["--quick", "--patterns", "4:8,1:4"]
 
@@ -114,6 +114,7 @@ def test_the_measured_process_runs_the_library(tmp_path: Path) -> None:
     results = json.loads(json_file.read_text())
     assert results["gate"]["products"] == 3 * (3 + 2)
     (section,) = results["sections"]
+    assert section["isa_taken"] == _core.isa()
     for cost in section["costs"]:
         assert 0 < cost["bytes_per_weight"] < cost["bytes_per_weight_both"] < 16
 
@@ -245,11 +246,11 @@ def test_a_process_gets_its_threads_and_says_why_it_died(
 ) -> None:
     job = Job("a job", 2, [(8, 8)], [4], ["9:8T"], isa="avx2")
     assert Job.from_dict(json.loads(json.dumps(job.as_dict()))) == job
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Prescott")
     settings = matmul_worker.environment(job)
+    assert "OPENBLAS_CORETYPE" not in settings
     assert settings["OPENBLAS_NUM_THREADS"] == settings["OMP_NUM_THREADS"] == "2"
     assert settings["TRANSPOSABLE_ISA"] == "avx2"
-    monkeypatch.setenv(matmul_worker.CORE_VARIABLE, "Haswell")
-    assert matmul_worker.CORE_VARIABLE not in matmul_worker.environment(job)
     with pytest.raises(matmul_worker.WorkerError, match="a job: the process ended with status 1"):
         matmul_worker.run(job)
     assert "n < m" in capfd.readouterr().err
