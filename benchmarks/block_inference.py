@@ -10,6 +10,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from benchmarks import onednn
 from benchmarks.gate import GateError
 from benchmarks.harness import Contender, interleave, ratio, timed
 from transposable import DependencyError, FileError, densify, sparsify
@@ -20,7 +21,7 @@ BATCH: Final = 32
 LENGTH: Final = 128
 LAYERS: Final = "encoder.*"
 TOLERANCE: Final = 1e-5
-"""Largest difference of an entry of the unit-length embeddings from the masked dense model's."""
+"""Of an entry of the unit-length embeddings; of a layer's output, relative to its length."""
 
 Tokens = dict[str, torch.Tensor]
 
@@ -35,23 +36,9 @@ class Encoder:
     note: str | None
 
 
-class OneDNNLinear(nn.Module):
-    """``nn.Linear`` through oneDNN: the fastest dense layer that torch carries on many CPUs."""
-
-    def __init__(self, dense: nn.Linear) -> None:
-        super().__init__()
-        self.weight, self.bias = dense.weight, dense.bias
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self.weight, self.bias, "none", [], ""
-        )
-        return result
-
-
 def compressed(net: nn.Module) -> None:
     """The library's compression, in place."""
-    from transposable.nn import compress
+    from transposable import compress
 
     compress(net)
 
@@ -104,9 +91,10 @@ def measure(
     sparsify(ours, pattern, include=LAYERS)
     compress(ours)
     ours.eval()
+    layers = check_layers(pattern, masked, ours)
     nets = {"dense": encoder.net, "masked dense": masked, "compressed": ours}
-    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        nets["dense, oneDNN"] = through_onednn(encoder.net)
+    if onednn.available():
+        nets["dense, oneDNN"] = onednn.through_onednn(encoder.net, "encoder.")
     differences = {name: check(pattern, masked, ours, b) for name, b in encoder.batches.items()}
     rows = {}
     for name, batch in encoder.batches.items():
@@ -126,7 +114,40 @@ def measure(
             },
             "largest_difference": differences[name],
         }
-    return {"pattern": pattern, "model": encoder.title, "rounds": rounds, "rows": rows}
+    return {
+        "pattern": pattern,
+        "model": encoder.title,
+        "rounds": rounds,
+        "layers": layers,
+        "rows": rows,
+    }
+
+
+def check_layers(pattern: str, masked: nn.Module, ours: nn.Module) -> int:
+    """Every linear layer by itself: in the whole, one that matters little could be wrong unseen.
+
+    Returns:
+        The number of layers compared.
+
+    Raises:
+        GateError: naming the layer.
+    """
+    draw = torch.Generator().manual_seed(0)
+    count = 0
+    for name, layer in masked.named_modules():
+        if isinstance(layer, nn.Linear):
+            x = torch.randn(17, layer.in_features, generator=draw)
+            with torch.inference_mode():
+                expected, got = layer.double()(x.double()), ours.get_submodule(name)(x)
+            layer.float()
+            error = float((got.double() - expected).norm() / expected.norm())
+            if not error <= TOLERANCE:  # so that NaN fails too
+                raise GateError(
+                    f"gate: {pattern}: layer {name!r} differs from the masked dense one in float64 "
+                    f"by {error:.1e} of its output's length, allowed is {TOLERANCE:.0e}"
+                )
+            count += 1
+    return count
 
 
 def check(pattern: str, masked: nn.Module, ours: nn.Module, batch: Tokens) -> float:
@@ -143,16 +164,6 @@ def check(pattern: str, masked: nn.Module, ours: nn.Module, batch: Tokens) -> fl
             f"{difference:.1e}, allowed is {TOLERANCE:.0e}"
         )
     return difference
-
-
-def through_onednn(net: nn.Module) -> nn.Module:
-    """A copy whose linear layers of the encoder run through oneDNN."""
-    twin = copy.deepcopy(net)
-    for name, module in list(twin.named_modules()):
-        if isinstance(module, nn.Linear) and name.startswith("encoder."):
-            parent, _, child = name.rpartition(".")
-            setattr(twin.get_submodule(parent), child, OneDNNLinear(module))
-    return twin
 
 
 def _random_bert(seed: int) -> nn.Module:

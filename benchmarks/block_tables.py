@@ -16,9 +16,10 @@ BEGIN: Final = "<!-- benchmark:block -->"
 END: Final = "<!-- /benchmark:block -->"
 
 TRAINING_NOTE: Final = (
-    "float32, AdamW, all linear layers of the block sparse; dense / sparse: median of the ratios "
-    f"taken round by round (smallest to largest). Every {PERIOD}: the mean step of a period, with "
-    "the refresh by the exact solver, the rebuilt index and the refilled values."
+    "float32, AdamW, all linear layers of the block sparse. Ratios: median of those taken round by "
+    f"round (smallest to largest). Every {PERIOD}: the mean step of a period, with the refresh by "
+    "the exact solver and the rebuilt index; values are filled anew at every step. Dense is torch "
+    "as it is; oneDNN: the same with all three products of every linear layer through oneDNN."
 )
 INFERENCE_NOTE: Final = (
     "Time of a dense model over that of the compressed one, end to end. Dense: torch as it is. "
@@ -33,15 +34,15 @@ def show(results: dict[str, Any]) -> None:
     for part in results["training"]:
         gate = part["gate"]
         console.print(
-            f"gate passed, {part['pattern']}, {part['threads']} thread(s): loss and gradients of "
+            f"gate passed, {_where(part)}: loss and gradients of "
             f"one step ({gate['compared']} tensors) equal float64's to {gate['worst']:.1e}",
             highlight=False,
         )
     for part in results["inference"]:
         worst = max(row["largest_difference"] for row in part["rows"].values())
         console.print(
-            f"gate passed, {part['pattern']}, {part['threads']} thread(s): embeddings equal the "
-            f"masked dense model's to {worst:.1e}",
+            f"gate passed, {_where(part)}: {part['layers']} layers equal float64's under "
+            f"the mask, embeddings the masked dense model's to {worst:.1e}",
             highlight=False,
         )
     console.print(machine.sentence(results["machine"]), highlight=False)
@@ -79,7 +80,17 @@ def inference_title(results: dict[str, Any]) -> str:
 def training_rows(results: dict[str, Any]) -> list[list[str]]:
     """Heading and one row per pattern, number of threads and kind of step."""
     rows = [
-        ["step", "pattern", "threads", "dense", "sparse", "dense / sparse", "CPU", "refresh adds"]
+        [
+            "step",
+            "pattern",
+            "threads",
+            "dense",
+            "this",
+            "dense / this",
+            "CPU",
+            "oneDNN / this",
+            "refresh adds",
+        ]
     ]
     for part in results["training"]:
         for name, row in part["rows"].items():
@@ -93,6 +104,7 @@ def training_rows(results: dict[str, Any]) -> list[list[str]]:
                     seconds(row["time"]["wall_median_s"]),
                     _spread(row["ratio"]["wall"]),
                     f"{row['ratio']['cpu']['median']:.2f}",
+                    f"{row['onednn']['wall']['median']:.2f}" if "onednn" in row else "-",
                     "-" if added is None else seconds(max(added, 0.0)),
                 ]
             )
@@ -166,6 +178,10 @@ def into_markdown(path: Path, results: dict[str, Any]) -> str:
     if not path.exists():
         return f"{BEGIN}\n{markdown(results)}{END}\n"
     return within_markers(path, path.read_text(), BEGIN, END, markdown(results))
+
+
+def _where(part: dict[str, Any]) -> str:
+    return f"{part['pattern']}, {part['threads']} thread{'s' if part['threads'] > 1 else ''}"
 
 
 def _spread(ratio: dict[str, float]) -> str:

@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import nn
 
+from benchmarks import onednn
 from benchmarks.gate import GateError
-from benchmarks.harness import Contender, Series, interleave, ratio, timed
+from benchmarks.harness import Clock, Contender, Series, interleave, ratio, timed
 from examples.pretrain_gpt import Block
 from transposable import MaskController, sparsify
 from transposable.nn import sparse_layers, use_backend
@@ -21,6 +22,10 @@ from transposable.train import SRSTE, Every, Never, Recipe, Static
 PERIOD: Final = 40
 TOLERANCE: Final = 1e-5
 """Largest error of a gradient as a whole, relative to its length in float64."""
+
+
+MASKED: Final = "static mask, dense products"
+ONEDNN: Final = "dense, oneDNN"
 
 
 class KeptGradient(Recipe):
@@ -125,23 +130,40 @@ def check(
     Raises:
         GateError: naming the gradient.
     """
-    ours = Trainer(net, x, pattern, backend)
-    exact = Trainer(net, x, pattern, None)
-    exact.net.double()
-    exact.x = x.detach().double().requires_grad_()
+    ours, exact = Trainer(net, x, pattern, backend), _in_double(net, x, pattern)
     for trainer in (ours, exact):
         trainer.under(recipe)
     expected = exact.gradients()
+    worst = compare(f"{pattern}, {recipe.name}", ours.gradients(), expected)
+    return {"worst": worst, "compared": len(expected)}
+
+
+def compare(where: str, found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    """The largest relative error of a tensor.
+
+    Raises:
+        GateError: if one is missing, or not equal up to rounding.
+    """
+    if found.keys() != expected.keys():
+        raise GateError(f"gate: {where}: no gradient of {found.keys() ^ expected.keys()}")
     worst = 0.0
-    for name, got in ours.gradients().items():
+    for name, got in found.items():
         error = float((got.double() - expected[name]).norm() / expected[name].norm())
         if not error <= TOLERANCE:  # so that NaN fails too
             raise GateError(
-                f"gate: {pattern}, {recipe.name}: {name} differs from float64's by {error:.1e} of "
-                f"its length, allowed is {TOLERANCE:.0e}"
+                f"gate: {where}: {name} differs from float64's by {error:.1e} of its length, "
+                f"allowed is {TOLERANCE:.0e}"
             )
         worst = max(worst, error)
-    return {"worst": worst, "compared": len(expected)}
+    return worst
+
+
+def _in_double(net: nn.Module, x: torch.Tensor, pattern: str | None) -> Trainer:
+    """The judge: the mask is found in float32, as ours is; all else is float64."""
+    exact = Trainer(net, x, pattern, None)
+    exact.net.double()
+    exact.x = x.detach().double().requires_grad_()
+    return exact
 
 
 def measure(
@@ -164,14 +186,19 @@ def measure(
         trainers[name].under(recipe())
     contenders = [
         Contender("dense", timed(dense.step)),
-        Contender("masked", timed(masked.step)),
+        Contender(MASKED, timed(masked.step)),
         *_contenders(trainers),
     ]
+    if onednn.available():
+        fast = Trainer(onednn.through_onednn(net), x, None, None)
+        compare("dense, oneDNN", fast.gradients(), _in_double(net, x, None).gradients())
+        fast.optimizer.zero_grad()
+        contenders.append(Contender(ONEDNN, timed(fast.step)))
     series = interleave(contenders, rounds)
-    rows = {"dense-masked, static mask": _row(series["dense"], series["masked"])}
+    rows = {name: _row(series, series[name]) for name in (ONEDNN, MASKED) if name in series}
     for name, (_, refreshed) in RECIPES.items():
         steps = series[name]
-        row = _row(series["dense"], amortised(steps, series[_pair(name)]) if refreshed else steps)
+        row = _row(series, amortised(steps, series[_pair(name)]) if refreshed else steps)
         if refreshed:
             controller = trainers[name].controller
             assert controller is not None
@@ -218,8 +245,9 @@ def _pair(name: str) -> str:
     return f"{name}: two steps with a refresh"
 
 
-def _row(dense: Series, steps: Series) -> dict[str, Any]:
-    return {
-        "time": steps.summary(),
-        "ratio": {clock: ratio(dense, steps, clock) for clock in ("wall", "cpu")},
-    }
+def _row(series: dict[str, Series], steps: Series) -> dict[str, Any]:
+    clocks: tuple[Clock, ...] = ("wall", "cpu")
+    row = {"ratio": {clock: ratio(series["dense"], steps, clock) for clock in clocks}}
+    if ONEDNN in series:
+        row["onednn"] = {clock: ratio(series[ONEDNN], steps, clock) for clock in clocks}
+    return {"time": steps.summary(), **row}

@@ -9,6 +9,8 @@ from typing import Any, Final, Literal
 import torch
 from torch.nn import functional as F
 
+from benchmarks import onednn
+
 Direction = Literal["forward", "input_gradient", "weight_gradient"]
 
 DIRECTIONS: Final[tuple[Direction, ...]] = ("forward", "input_gradient", "weight_gradient")
@@ -105,21 +107,8 @@ def _onednn_linear(x: torch.Tensor, weight: torch.Tensor) -> Iterator[Peer]:
 
 
 def _onednn_weight_gradient(x: torch.Tensor, dy: torch.Tensor) -> Iterator[Peer]:
-    """dW is a linear layer too: input dy^T, weight x^T; both are transposed within the time.
-
-    Reading them transposed instead is up to a quarter slower, and so is oneDNN's own backward.
-    """
-    product = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    if product is None or not torch.backends.mkldnn.is_available():
-        return
-
-    def call() -> torch.Tensor:
-        result: torch.Tensor = product(
-            dy.t().contiguous(), x.t().contiguous(), None, "none", [], ""
-        )
-        return result
-
-    yield Peer(ONEDNN, call)
+    if onednn.available():
+        yield Peer(ONEDNN, lambda: onednn.weight_gradient(x, dy))
 
 
 def _numpy(product: Callable[[Any, Any, Any], Any], of: Operands) -> Iterator[Peer]:

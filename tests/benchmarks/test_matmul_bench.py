@@ -79,8 +79,10 @@ def test_a_quick_run_measures_every_direction(
         for parts in case["patterns"].values():
             assert parts["time"]["rounds"] == case["rounds"] == 3
             ratios = parts["ratios"]
-            assert 0 < ratios["best"]["wall"]["median"] < ratios["torch"]["wall"]["median"] * 1.5
-            assert ratios["best"]["cpu"]["high"] > 0
+            for against in ("best", "torch"):
+                for clock in ("wall", "cpu"):
+                    found = ratios[against][clock]
+                    assert 0 < found["low"] <= found["median"] <= found["high"]
     assert plain["cases"][0]["reorder"]["wall_median_s"] > 0
     assert [case["patterns"]["1:4T"]["density"] for case in bf16["cases"]] == [0.25] * 3
     assert "numpy: it has no torch.bfloat16" in bf16["skipped"][0]
@@ -237,8 +239,8 @@ def test_bytes_are_a_target_too() -> None:
 
 def test_rounds_follow_the_budget() -> None:
     calls = {"a": lambda: None, "b": lambda: None}
-    assert len(rounds(calls, (3, 9), 0.0)["a"].samples) == 3
-    assert len(rounds(calls, (3, 9), 60.0)["b"].samples) == 9
+    assert len(rounds(calls, (1, 3), 0.0)["a"].samples) == 1
+    assert len(rounds(calls, (1, 3), 60.0)["b"].samples) == 3
 
 
 def test_a_process_gets_its_threads_and_says_why_it_died(
