@@ -50,17 +50,10 @@ def draw(results: dict[str, Any], path: Path) -> None:
         axes.axhline(roof, color=_INK, lw=1.4, ls=(0, (5, 3)))
         _dress(axes, cases)
         axes.set_title(TITLES[direction].replace("^T", "ᵀ"), fontsize=12, color=_INK, loc="left")
-    panels[0].annotate(
-        f"{roof_name}, {roof:.0f} GFLOP/s",
-        (1, roof),
-        (0, 4),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        ha="right",
-        fontsize=10,
-        color=_INK,
+    panels[0].set_title(
+        f"dashed: {roof_name}, {roof:.0f} GFLOP/s", fontsize=10.5, color=_INK, loc="right"
     )
-    # Room above the roof for its name, and for a marker's number.
+    # Room above the roof for the number of a marker that touches it.
     panels[0].set_ylim(0, max(roof, panels[0].get_ylim()[1] / 1.05) * 1.16)
     panels[1].set_ylabel("GFLOP/s of kept weights", fontsize=11.5, color=_INK)
     panels[-1].set_xlabel("layer, in x out", fontsize=11.5, color=_INK)

@@ -237,6 +237,18 @@ def test_bytes_are_a_target_too() -> None:
         assert (row["target"].startswith("bytes"), row["met"]) == (True, met)
 
 
+def test_the_roof_is_the_fma_peak_of_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job("a job", 2, [(16, 8)], [4], ["2:4T"], rounds=(1, 1))
+    monkeypatch.delattr(_core, "fma_peak", raising=False)
+    section = measure(job, stand_in(), lambda line: None)
+    assert section["fma_peak_gflops"] is None
+    best = max(matmul_tables.dense_gflops(case) for case in section["cases"])
+    assert matmul_tables.peak(section) == (best, "best dense product of the run")
+    monkeypatch.setattr(_core, "fma_peak", lambda seconds: 100.0, raising=False)
+    section = measure(job, stand_in(), lambda line: None)
+    assert matmul_tables.peak(section) == (200.0, "measured FMA peak")
+
+
 def test_rounds_follow_the_budget() -> None:
     calls = {"a": lambda: None, "b": lambda: None}
     assert len(rounds(calls, (1, 3), 0.0)["a"].samples) == 1
