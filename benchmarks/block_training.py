@@ -63,7 +63,7 @@ class Size:
         )
 
 
-QUICK: Final = Size(64, 2, 2, 32)
+QUICK: Final = Size(128, 2, 2, 32)
 
 
 def native_backend() -> Backend:
