@@ -152,6 +152,14 @@ bench-solve: $(STAMPS)/dev ## the solver benchmark: peers in the same run, table
 bench-refresh: $(STAMPS)/dev ## what a refresh of the masks costs in training, table into docs/train.md
 	@$(PY) -m benchmarks.refresh --json benchmarks/results/refresh.json --markdown docs/train.md
 
+.PHONY: bench-matmul
+bench-matmul: $(STAMPS)/dev ## sparse matrix products against the best dense ones, with the picture
+	@$(PY) -m benchmarks.matmul --bf16 --avx2 --json benchmarks/results/matmul.json --plot benchmarks/results/matmul.png
+
+.PHONY: bench-block
+bench-block: $(STAMPS)/dev ## a training step and an encoder's inference on sparse products
+	@$(PY) -m benchmarks.block --json benchmarks/results/block.json
+
 .PHONY: bench-prune
 bench-prune: $(STAMPS)/dev ## exact AdaPrune of a layer of 4096 x 11008: time, memory, error
 	@$(PY) -m benchmarks.prune_layer --json benchmarks/results/prune_layer.json
