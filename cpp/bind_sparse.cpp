@@ -175,6 +175,10 @@ void bind_sparse(nb::module_& module) {
   module.def("sparse_weight_gradient", &sparse_weight_gradient, "index"_a, "starts"_a, "rows"_a,
              "cols"_a, "row_block"_a, "col_block"_a, "x"_a, "dy"_a, "out"_a.noconvert(), "threads"_a,
              "out = dy^T x where kept, 0 elsewhere.");
-  module.def("sparse_blocking", &transposable::stream_blocking, "n"_a, "m"_a,
-             "(row_block, col_block) that suits a pattern on the instruction set in use.");
+  module.def(
+      "sparse_blocking", [](int, int m) { return transposable::stream_blocking(m); }, "n"_a, "m"_a,
+      "(row_block, col_block) that suits a pattern on the instruction set in use.");
+  module.def("fma_peak", &transposable::peak_gflops, "seconds"_a,
+             nb::call_guard<nb::gil_scoped_release>(),
+             "GFLOP/s of one thread on multiply-adds in registers.");
 }

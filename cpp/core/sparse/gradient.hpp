@@ -74,19 +74,23 @@ void gradient_of(const float* const* rows, const float* const* columns, int samp
   }
 }
 
-template <int N, int C>
-void gradient_with(int at_once, const float* const* rows, const float* const* columns, int samples,
-                   float* out, bool add) {
-  if (at_once == C) return gradient_of<N, C>(rows, columns, samples, out, add);
-  if constexpr (C > 1) gradient_with<N, C - 1>(at_once, rows, columns, samples, out, add);
-}
+using PartGradient = void (*)(const float* const*, const float* const*, int, float*, bool);
 
-template <int N>
-void gradient_rows(int n, int at_once, const float* const* rows, const float* const* columns,
-                   int samples, float* out, bool add) {
-  if (n == N) return gradient_with<N, columns_at_once(N)>(at_once, rows, columns, samples, out, add);
-  if constexpr (N > 1) gradient_rows<N - 1>(n, at_once, rows, columns, samples, out, add);
-}
+// The function for n rows and c columns is at [n - 1][c - 1].
+struct PartTable {
+  PartGradient parts[8][12];
+
+  constexpr PartTable() : parts{} { rows(std::make_integer_sequence<int, 8>{}); }
+  template <int... N>
+  constexpr void rows(std::integer_sequence<int, N...>) {
+    (columns<N + 1>(std::make_integer_sequence<int, columns_at_once(N + 1)>{}), ...);
+  }
+  template <int N, int... C>
+  constexpr void columns(std::integer_sequence<int, C...>) {
+    ((parts[N - 1][C] = gradient_of<N, C + 1>), ...);
+  }
+};
+inline constexpr PartTable part_table;
 
 inline void gradient(const BlockGradient& block) {
   float* out = block.gradient;
@@ -111,7 +115,7 @@ inline void gradient(const BlockGradient& block) {
       const int share = (left + parts - 1) / parts;
       const float* columns[12];
       for (int j = 0; j < share; ++j) columns[j] = block.x + *channel++ * block.stride;
-      gradient_rows<8>(n, share, rows, columns, block.samples, to, block.add);
+      part_table.parts[n - 1][share - 1](rows, columns, block.samples, to, block.add);
       to += share * n;
       left -= share;
     }

@@ -59,6 +59,8 @@ struct SparseKernels {
   void (*unpack)(const float* panel, std::int64_t width, std::int64_t samples, std::int64_t first,
                  std::int64_t last, const OutputRows& y);
   void (*gradient)(const BlockGradient& block);
+  // Does so many rounds of independent multiply-adds; returns how many operations they were.
+  double (*multiply_adds)(long rounds, float* sums);
 };
 
 const SparseKernels& active_sparse_kernels();

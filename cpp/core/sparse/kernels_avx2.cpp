@@ -3,6 +3,7 @@
 #include "gradient.hpp"
 #include "multiply.hpp"
 #include "panel.hpp"
+#include "peak.hpp"
 
 namespace transposable {
 extern const SparseKernels sparse_kernels_avx2;
@@ -13,5 +14,6 @@ const SparseKernels sparse_kernels_avx2 = {"avx2",
                                               avx2::multiply,
                                               avx2::pack,
                                               avx2::unpack,
-                                              avx2::gradient};
+                                              avx2::gradient,
+                                              avx2::multiply_adds};
 }  // namespace transposable

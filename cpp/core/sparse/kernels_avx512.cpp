@@ -3,6 +3,7 @@
 #include "gradient.hpp"
 #include "multiply.hpp"
 #include "panel.hpp"
+#include "peak.hpp"
 
 namespace transposable {
 extern const SparseKernels sparse_kernels_avx512;
@@ -13,5 +14,6 @@ const SparseKernels sparse_kernels_avx512 = {"avx512",
                                               avx512::multiply,
                                               avx512::pack,
                                               avx512::unpack,
-                                              avx512::gradient};
+                                              avx512::gradient,
+                                              avx512::multiply_adds};
 }  // namespace transposable

@@ -3,6 +3,7 @@
 #include "gradient.hpp"
 #include "multiply.hpp"
 #include "panel.hpp"
+#include "peak.hpp"
 
 namespace transposable {
 extern const SparseKernels sparse_kernels_baseline;
@@ -13,5 +14,6 @@ const SparseKernels sparse_kernels_baseline = {"baseline",
                                               baseline::multiply,
                                               baseline::pack,
                                               baseline::unpack,
-                                              baseline::gradient};
+                                              baseline::gradient,
+                                              baseline::multiply_adds};
 }  // namespace transposable

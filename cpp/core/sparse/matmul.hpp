@@ -17,7 +17,11 @@ void stream_matmul(const StreamView& stream, const void* values, DType dtype, co
 void stream_weight_gradient(const StreamView& stream, const SampleRows& x, const SampleRows& dy,
                             std::int64_t samples, float* out, int threads);
 
-// Rows and columns of a block that suit N of M on the instruction set in use.
-std::pair<int, int> stream_blocking(int n, int m);
+// Floating-point operations a second, in units of 1e9, that one thread reaches on numbers in registers:
+// the most of several tries within about so many seconds.
+double peak_gflops(double seconds);
+
+// Rows and columns of a block that suit groups of M on the instruction set in use.
+std::pair<int, int> stream_blocking(int m);
 
 }  // namespace transposable
