@@ -122,7 +122,7 @@ stub-check: $(STAMPS)/dev ## the committed stub describes the built module
 
 .PHONY: cpp-test
 cpp-test: $(STAMPS)/dev ## C++ tests (SANITIZE=ON: with address and undefined-behaviour checks)
-	@$(call quietly,cpp-tests,cmake -S . -B build/cpp-tests -DCMAKE_BUILD_TYPE=Release -DTRANSPOSABLE_TESTS=ON -DTRANSPOSABLE_SANITIZE=$(SANITIZE) && cmake --build build/cpp-tests)
+	@$(call quietly,cpp-tests,cmake -S . -B build/cpp-tests -DCMAKE_BUILD_TYPE=Release -DTRANSPOSABLE_TESTS=ON -DTRANSPOSABLE_SANITIZE=$(SANITIZE) && cmake --build build/cpp-tests -j $(JOBS))
 	@$(call quietly,ctest,ctest --test-dir build/cpp-tests --output-on-failure --no-tests=error -j $(JOBS))
 	@grep -E 'tests passed' build/ctest.log | sed 's/^/cpp-test: /'
 
