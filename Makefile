@@ -122,7 +122,7 @@ stub-check: $(STAMPS)/dev ## the committed stub describes the built module
 
 .PHONY: cpp-test
 cpp-test: $(STAMPS)/dev ## C++ tests (SANITIZE=ON: with address and undefined-behaviour checks)
-	@$(call quietly,cpp-tests,cmake -S . -B build/cpp-tests -DCMAKE_BUILD_TYPE=Release -DTRANSPOSABLE_TESTS=ON -DTRANSPOSABLE_SANITIZE=$(SANITIZE) && cmake --build build/cpp-tests)
+	@$(call quietly,cpp-tests,cmake -S . -B build/cpp-tests -DCMAKE_BUILD_TYPE=Release -DTRANSPOSABLE_TESTS=ON -DTRANSPOSABLE_SANITIZE=$(SANITIZE) && cmake --build build/cpp-tests -j $(JOBS))
 	@$(call quietly,ctest,ctest --test-dir build/cpp-tests --output-on-failure --no-tests=error -j $(JOBS))
 	@grep -E 'tests passed' build/ctest.log | sed 's/^/cpp-test: /'
 
@@ -151,6 +151,14 @@ bench-solve: $(STAMPS)/dev ## the solver benchmark: peers in the same run, table
 .PHONY: bench-refresh
 bench-refresh: $(STAMPS)/dev ## what a refresh of the masks costs in training, table into docs/train.md
 	@$(PY) -m benchmarks.refresh --json benchmarks/results/refresh.json --markdown docs/train.md
+
+.PHONY: bench-matmul
+bench-matmul: $(STAMPS)/dev ## sparse matrix products against the best dense ones, with the picture
+	@$(PY) -m benchmarks.matmul --bf16 --avx2 --json benchmarks/results/matmul.json --plot benchmarks/results/matmul.png
+
+.PHONY: bench-block
+bench-block: $(STAMPS)/dev ## a training step and an encoder's inference on sparse products
+	@$(PY) -m benchmarks.block --json benchmarks/results/block.json
 
 .PHONY: bench-prune
 bench-prune: $(STAMPS)/dev ## exact AdaPrune of a layer of 4096 x 11008: time, memory, error

@@ -20,10 +20,10 @@ import torch
 
 from benchmarks import machine, parts, tables, targets
 from benchmarks.gate import Candidate, GateError, GateReport
+from benchmarks.options import transposable_pattern, write
 from benchmarks.parts import Run
 from benchmarks.prototype import Build, Prototype, Unavailable, start_build
-from transposable import Pattern, PatternError
-from transposable.export.atomic import Transaction
+from transposable import PatternError
 
 PATTERNS: Final = "2:4,4:8,8:16,16:32"
 PARTS: Final = ("speed", "paths", "memory", "peers")
@@ -54,11 +54,11 @@ def main(arguments: Sequence[str] | None = None, candidate: Candidate | None = N
     finally:
         torch.set_num_threads(threads)
     if options.json is not None:
-        _write(options.json, json.dumps(results, indent=1) + "\n")
+        write(options.json, json.dumps(results, indent=1) + "\n")
     tables.show(results)
     if options.markdown is not None:
         try:
-            _write(options.markdown, tables.into_markdown(options.markdown, results))
+            write(options.markdown, tables.into_markdown(options.markdown, results))
         except tables.MarkerError as error:
             print(error, file=sys.stderr)
             return EXIT_MARKERS
@@ -179,7 +179,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.repeats = options.repeats or (3 if quick else 9)
     options.peer_repeats = options.peer_repeats or (1 if quick else 3)
     try:
-        options.patterns = [_pattern(text) for text in options.patterns.split(",")]
+        options.patterns = [transposable_pattern(text) for text in options.patterns.split(",")]
     except PatternError as error:
         parser.error(str(error))
     options.parts = options.parts.split(",")
@@ -191,19 +191,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         if options.size < pattern.m or options.size % pattern.m:
             parser.error(f"--size: received {options.size}; it must be a multiple of {pattern.m}")
     return options
-
-
-def _pattern(text: str) -> Pattern:
-    """ "4:8" is read as "4:8T": only transposable patterns are solved here."""
-    pattern = Pattern.parse(text.strip())
-    return Pattern(pattern.n, pattern.m, "transposable")
-
-
-def _write(path: Path, text: str) -> None:
-    """All or nothing: an interrupted run leaves the old file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with Transaction() as outputs:
-        outputs.file(path).write(text.encode())
 
 
 if __name__ == "__main__":

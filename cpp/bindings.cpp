@@ -7,6 +7,7 @@
 
 #include "bind_approx.hpp"
 #include "bind_change.hpp"
+#include "bind_sparse.hpp"
 #include "convert.hpp"
 #include "core/exact.hpp"
 #include "core/isa.hpp"
@@ -86,4 +87,5 @@ NB_MODULE(_core, module) {
       "The instruction sets that this machine can run, best first.");
   bind_approx(module);
   bind_change(module);
+  bind_sparse(module);
 }

@@ -23,6 +23,14 @@ def poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the tests measure, in processes of their own too, is nobody else's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRANSPOSABLE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Every test starts with one thread; one that needs more says so."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transposable.errors import (
         CalibrationError,
         CheckpointError,
+        CompressionError,
         ControllerError,
         DependencyError,
         DeviceError,
@@ -24,16 +25,19 @@ if TYPE_CHECKING:
         NoEffectWarning,
         OutputError,
         PatternError,
+        PlanCacheWarning,
+        PlanError,
         RecipeError,
         ScoresError,
         SelectionError,
         ShardingError,
         SolverError,
+        SparseFormatError,
         TransposableError,
     )
     from transposable.layout import Layout
     from transposable.mask import Mask
-    from transposable.nn import densify, sparsify
+    from transposable.nn import compress, densify, load_compressed, save_compressed, sparsify
     from transposable.pattern import Pattern
     from transposable.solution import Solution, Status
     from transposable.solvers import (
@@ -57,6 +61,7 @@ __all__ = [
     "CalibrationError",
     "Certificate",
     "CheckpointError",
+    "CompressionError",
     "ControllerError",
     "DependencyError",
     "DeviceError",
@@ -76,6 +81,8 @@ __all__ = [
     "OutputError",
     "Pattern",
     "PatternError",
+    "PlanCacheWarning",
+    "PlanError",
     "Potentials",
     "RecipeError",
     "Reference",
@@ -88,14 +95,18 @@ __all__ = [
     "Solution",
     "Solver",
     "SolverError",
+    "SparseFormatError",
     "Status",
     "TransposableError",
     "TwoApprox",
     "Unstructured",
     "__version__",
     "certify",
+    "compress",
     "densify",
     "find_mask",
+    "load_compressed",
+    "save_compressed",
     "solve",
     "sparsify",
     "verify",
@@ -115,7 +126,7 @@ _HOMES = (
     "train",
 )
 
-_PACKAGES = ("nn", "prune", "train")
+_PACKAGES = ("nn", "prune", "sparse", "train")
 
 
 def __getattr__(name: str) -> Any:

@@ -35,3 +35,26 @@ def entropic(scores: Tensor, mask: Tensor, n: int, m: int, magnitude: bool, thre
 
 def compare_masks(weight: Tensor, mask: Tensor, found: Tensor, threads: int) -> tuple[int, float, float]:
     """(entries that differ, |weight| that found keeps, all |weight|)."""
+
+def sparse_index(mask: Tensor, row_block: int, col_block: int, threads: int = 1) -> tuple[Any, ...]:
+    """(index, starts) of the stream of a mask [rows, cols]."""
+
+def sparse_fill(index: Tensor, starts: Tensor, rows: int, cols: int, row_block: int, col_block: int, weight: Tensor, values: Tensor, threads: int) -> None:
+    """Kept weights into values."""
+
+def sparse_scatter(index: Tensor, starts: Tensor, rows: int, cols: int, row_block: int, col_block: int, values: Tensor, out: Tensor, threads: int) -> None:
+    """Values to their places in out, whose other entries stay."""
+
+def sparse_matmul(index: Tensor, starts: Tensor, rows: int, cols: int, row_block: int, col_block: int, values: Tensor, x: Tensor, bias: Tensor | None, out: Tensor, threads: int) -> None:
+    """out = x A^T + bias."""
+
+def sparse_weight_gradient(index: Tensor, starts: Tensor, rows: int, cols: int, row_block: int, col_block: int, x: Tensor, dy: Tensor, out: Tensor, threads: int) -> None:
+    """out = dy^T x where kept, 0 elsewhere."""
+
+def sparse_blocking(n: int, m: int) -> tuple[int, int]:
+    """
+    (row_block, col_block) that suits a pattern on the instruction set in use.
+    """
+
+def fma_peak(seconds: float) -> float:
+    """GFLOP/s of one thread on multiply-adds in registers."""

@@ -50,6 +50,10 @@ class LayerError(TransposableError, ValueError):
     """A module that cannot be made sparse as asked, or that is not sparse where it has to be."""
 
 
+class SparseFormatError(TransposableError, ValueError):
+    """A compressed matrix that is corrupt, or tensors that do not fit it."""
+
+
 class CheckpointError(TransposableError, ValueError):
     """A checkpoint that does not belong to this model or this training run."""
 
@@ -78,5 +82,17 @@ class DependencyError(TransposableError, ImportError):
     """An optional package that is needed for this operation and is not installed."""
 
 
+class PlanError(TransposableError, ValueError):
+    """A question about a matmul that names no shape, tokens, device or thread count."""
+
+
+class CompressionError(TransposableError, RuntimeError):
+    """A compressed layer asked for what it cannot do, or a model with none to compress."""
+
+
 class NoEffectWarning(UserWarning):
     """An operation that changed nothing."""
+
+
+class PlanCacheWarning(UserWarning):
+    """Measurements on disk that are damaged, or that cannot be kept there."""

@@ -31,6 +31,10 @@ class Backend(ABC):
     def refuses(self, layer: SparseLayer) -> str | None:
         """Why this back end cannot run the layer (shape, pattern, dtype, device), or None."""
 
+    def for_layer(self, layer: SparseLayer) -> Backend:
+        """The object that is to run this layer: itself, or one of the layer's own."""
+        return self
+
     @abstractmethod
     def run(self, layer: SparseLayer, x: torch.Tensor) -> torch.Tensor:
         """The layer's output for x, differentiable as the layer's recipe asks."""
@@ -56,7 +60,8 @@ def use_backend(layers: Mapping[str, SparseLayer], backend: Backend) -> dict[str
 
     Args:
         layers: sparse layers by name, see :func:`transposable.nn.sparse_layers`.
-        backend: what is to run them.
+        backend: what is to run them; a layer may get an object of its own, see
+            :meth:`Backend.for_layer`.
 
     Returns:
         The reason by name for each layer that was refused; such a layer still trains.
@@ -79,5 +84,5 @@ def use_backend(layers: Mapping[str, SparseLayer], backend: Backend) -> dict[str
         )
     reasons = {name: backend.refuses(layer) for name, layer in layers.items()}
     for name, layer in layers.items():
-        layer.backend = backend if reasons[name] is None else DENSE_MASKED
+        layer.backend = backend.for_layer(layer) if reasons[name] is None else DENSE_MASKED
     return {name: reason for name, reason in reasons.items() if reason is not None}

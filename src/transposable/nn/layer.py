@@ -13,9 +13,10 @@ from transposable.errors import LayerError
 from transposable.layout import Layout
 from transposable.mask import Mask
 from transposable.nn import functional
-from transposable.nn.backends import DENSE_MASKED, Backend
+from transposable.nn.backends import Backend
 from transposable.nn.checkpoint import WEIGHTINGS, Weighting, check_state, decode, encode
 from transposable.nn.masks import best_mask
+from transposable.nn.packed_backend import default_backend
 from transposable.nn.sharding import cut_like, local, local_part, whole
 from transposable.pattern import Pattern
 from transposable.solvers import Solver
@@ -39,7 +40,8 @@ class SparseLayer(nn.Module):
         pattern: the :class:`~transposable.Pattern`.
         layout: how [out, in, ...] is read as matrices.
         straight_through: whether pruned weights receive a gradient.
-        backend: what runs the matmul.
+        backend: what runs the matmul. By default that of a linear layer asks the plan, see
+            :class:`~transposable.nn.NMCpu`, and any other is dense-masked.
         stored_in_out: whether the weight is stored [in, out].
     """
 
@@ -150,13 +152,13 @@ class SparseLayer(nn.Module):
         self.pattern = pattern
         self.layout = layout
         self.straight_through = False
-        self.backend = DENSE_MASKED
         self._weighting = "masked"
         # In the strides of the weight (channels-last, for example), for one pass over both.
         own = torch.empty_like(self.weight, dtype=torch.bool, requires_grad=False).copy_(mask)
         self.register_buffer("mask", own)
         self.register_buffer("sparsity", encode(pattern, "masked").to(own.device))
         self.register_buffer("scale", torch.zeros((), dtype=torch.float32, device=own.device))
+        self.backend = default_backend(self)
 
     @property
     def weighting(self) -> Weighting:

@@ -53,16 +53,16 @@ class SparseLinear(SparseLayer, nn.Linear):
         return F.linear(x, weight, self.bias)
 
     def become_dense(self) -> None:
-        for key in [k for k, hook in self._forward_pre_hooks.items() if hook is _no_fast_path]:
+        for key in [k for k, hook in self._forward_pre_hooks.items() if hook is no_fast_path]:
             del self._forward_pre_hooks[key]
         super().become_dense()
 
     def _become_sparse(self, mask: torch.Tensor, pattern: Pattern, layout: Layout) -> None:
         super()._become_sparse(mask, pattern, layout)
-        self.register_forward_pre_hook(_no_fast_path)
+        self.register_forward_pre_hook(no_fast_path)
 
 
-def _no_fast_path(module: nn.Module, inputs: Any) -> None:
+def no_fast_path(module: nn.Module, inputs: Any) -> None:
     """Nothing; but with a hook in it ``nn.TransformerEncoderLayer`` calls its layers in eval mode.
 
     Without one it hands ``linear1.weight`` and ``linear2.weight`` to a fused operator, which would

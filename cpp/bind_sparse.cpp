@@ -1,0 +1,184 @@
+// Python bindings of compressed matrices: the arrays of a stream come one by one.
+#include "bind_sparse.hpp"
+
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/tuple.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "convert.hpp"
+#include "core/sparse/matmul.hpp"
+
+namespace {
+
+using transposable::DType;
+using transposable::StreamShape;
+using transposable::StreamView;
+
+using BoolMatrix = nb::ndarray<const bool, nb::ndim<2>, nb::device::cpu>;
+using Index = nb::ndarray<const std::uint16_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Starts = nb::ndarray<const std::int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Values = nb::ndarray<nb::ro, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using WritableValues = nb::ndarray<nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<nb::ro, nb::ndim<2>, nb::device::cpu>;
+using WritableMatrix = nb::ndarray<nb::ndim<2>, nb::device::cpu>;
+using FloatMatrix = nb::ndarray<float, nb::ndim<2>, nb::device::cpu>;
+using Bias = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+void require(bool condition, const char* text) {
+  if (!condition) throw std::invalid_argument(text);
+}
+
+DType storage_of(nb::dlpack::dtype dtype) {
+  const DType found = dtype_of(dtype);
+  require(found == DType::f32 || found == DType::bf16, "dtype must be float32 or bfloat16");
+  return found;
+}
+
+// A stream whose arrays have the sizes that its starts promise. What is in the index is trusted.
+StreamView stream_of(const Index& index, const Starts& starts, std::int64_t rows, std::int64_t cols,
+                     int row_block, int col_block) {
+  require(rows >= 0 && cols >= 0, "stream: rows and cols must not be negative");
+  require((row_block == 4 || row_block == 8) && col_block >= 1 && col_block <= 65536,
+          "stream: row_block must be 4 or 8, col_block 1 to 65536");
+  const StreamShape shape{rows, cols, row_block, col_block};
+  const std::size_t blocks = static_cast<std::size_t>(shape.blocks());
+  require(starts.shape(0) == 2 && starts.shape(1) == blocks + 1,
+          "starts: shape must be [2, blocks + 1]");
+  const std::int64_t *first = starts.data(), *second = first + blocks + 1;
+  require(first[blocks] == static_cast<std::int64_t>(index.shape(0)),
+          "index: its length must be the last of the starts");
+  return {shape, index.data(), first, second};
+}
+
+template <class Array>
+void require_values(const Array& values, const StreamView& stream) {
+  require(stream.value_starts[stream.shape.blocks()] == static_cast<std::int64_t>(values.shape(0)),
+          "values: their number must be the last of the starts");
+}
+
+template <class Array>
+void require_shape(const Array& array, std::int64_t rows, std::int64_t cols, const char* text) {
+  require(static_cast<std::int64_t>(array.shape(0)) == rows &&
+              static_cast<std::int64_t>(array.shape(1)) == cols,
+          text);
+}
+
+// Rows of samples: the last dimension must be contiguous.
+transposable::SampleRows samples_of(const Matrix& x) {
+  require(x.stride(1) == 1 || x.shape(1) <= 1, "samples: the last dimension must be contiguous");
+  return {x.data(), storage_of(x.dtype()), x.stride(0)};
+}
+
+template <class T>
+nb::ndarray<nb::numpy, T> as_numpy(std::vector<T> data, std::initializer_list<std::size_t> shape) {
+  auto owned = std::make_unique<std::vector<T>>(std::move(data));
+  T* first = owned->data();
+  nb::capsule owner(owned.release(), [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+  return nb::ndarray<nb::numpy, T>(first, shape, owner);
+}
+
+nb::tuple sparse_index(const BoolMatrix& mask, int row_block, int col_block, int threads) {
+  const StreamShape shape{static_cast<std::int64_t>(mask.shape(0)),
+                          static_cast<std::int64_t>(mask.shape(1)), row_block, col_block};
+  transposable::StreamIndex found;
+  {
+    nb::gil_scoped_release release;
+    found = transposable::build_stream(reinterpret_cast<const std::uint8_t*>(mask.data()),
+                                       mask.stride(0), mask.stride(1), shape, threads);
+  }
+  const std::size_t length = found.index.size(), blocks = found.index_starts.size();
+  std::vector<std::int64_t> starts = std::move(found.index_starts);
+  starts.insert(starts.end(), found.value_starts.begin(), found.value_starts.end());
+  return nb::make_tuple(as_numpy(std::move(found.index), {length}),
+                        as_numpy(std::move(starts), {2, blocks}));
+}
+
+void sparse_fill(const Index& index, const Starts& starts, std::int64_t rows, std::int64_t cols,
+                 int row_block, int col_block, const Matrix& weight, const WritableValues& values,
+                 int threads) {
+  const StreamView stream = stream_of(index, starts, rows, cols, row_block, col_block);
+  require_shape(weight, rows, cols, "weight: shape must be [rows, cols]");
+  require_values(values, stream);
+  const DType dtype = storage_of(values.dtype());
+  const transposable::MatrixView view{weight.data(), dtype_of(weight.dtype()), weight.stride(0),
+                                      weight.stride(1)};
+  nb::gil_scoped_release release;
+  transposable::fill_stream(stream, view, values.data(), dtype, threads);
+}
+
+void sparse_scatter(const Index& index, const Starts& starts, std::int64_t rows, std::int64_t cols,
+                    int row_block, int col_block, const Values& values, const FloatMatrix& out,
+                    int threads) {
+  const StreamView stream = stream_of(index, starts, rows, cols, row_block, col_block);
+  require_shape(out, rows, cols, "out: shape must be [rows, cols]");
+  require_values(values, stream);
+  const DType dtype = storage_of(values.dtype());
+  nb::gil_scoped_release release;
+  transposable::scatter_stream(stream, values.data(), dtype, out.data(), out.stride(0), out.stride(1),
+                               threads);
+}
+
+void sparse_matmul(const Index& index, const Starts& starts, std::int64_t rows, std::int64_t cols,
+                   int row_block, int col_block, const Values& values, const Matrix& x,
+                   const std::optional<Bias>& bias, const WritableMatrix& out, int threads) {
+  const StreamView stream = stream_of(index, starts, rows, cols, row_block, col_block);
+  const std::int64_t samples = static_cast<std::int64_t>(x.shape(0));
+  require_values(values, stream);
+  require_shape(x, samples, cols, "x: shape must be [samples, cols]");
+  require_shape(out, samples, rows, "out: shape must be [samples, rows]");
+  require(!bias || static_cast<std::int64_t>(bias->shape(0)) == rows, "bias: shape must be [rows]");
+  require(out.stride(1) == 1 || rows <= 1, "out: the last dimension must be contiguous");
+  const transposable::OutputRows y{out.data(), storage_of(out.dtype()), out.stride(0)};
+  const DType dtype = storage_of(values.dtype());
+  const transposable::SampleRows from = samples_of(x);
+  nb::gil_scoped_release release;
+  transposable::stream_matmul(stream, values.data(), dtype, from, bias ? bias->data() : nullptr, y,
+                              samples, threads);
+}
+
+void sparse_weight_gradient(const Index& index, const Starts& starts, std::int64_t rows,
+                            std::int64_t cols, int row_block, int col_block, const Matrix& x,
+                            const Matrix& dy, const FloatMatrix& out, int threads) {
+  const StreamView stream = stream_of(index, starts, rows, cols, row_block, col_block);
+  const std::int64_t samples = static_cast<std::int64_t>(x.shape(0));
+  require_shape(x, samples, cols, "x: shape must be [samples, cols]");
+  require_shape(dy, samples, rows, "dy: shape must be [samples, rows]");
+  require_shape(out, rows, cols, "out: shape must be [rows, cols]");
+  require(rows * cols == 0 ||
+              ((out.stride(1) == 1 || cols == 1) && (out.stride(0) == cols || rows == 1)),
+          "out: must be contiguous");
+  const transposable::SampleRows columns = samples_of(x), lines = samples_of(dy);
+  nb::gil_scoped_release release;
+  transposable::stream_weight_gradient(stream, columns, lines, samples, out.data(), threads);
+}
+
+}  // namespace
+
+void bind_sparse(nb::module_& module) {
+  module.def("sparse_index", &sparse_index, "mask"_a, "row_block"_a, "col_block"_a,
+             "threads"_a = 1, "(index, starts) of the stream of a mask [rows, cols].");
+  module.def("sparse_fill", &sparse_fill, "index"_a, "starts"_a, "rows"_a, "cols"_a, "row_block"_a,
+             "col_block"_a, "weight"_a, "values"_a.noconvert(), "threads"_a,
+             "Kept weights into values.");
+  module.def("sparse_scatter", &sparse_scatter, "index"_a, "starts"_a, "rows"_a, "cols"_a,
+             "row_block"_a, "col_block"_a, "values"_a, "out"_a.noconvert(), "threads"_a,
+             "Values to their places in out, whose other entries stay.");
+  module.def("sparse_matmul", &sparse_matmul, "index"_a, "starts"_a, "rows"_a, "cols"_a,
+             "row_block"_a, "col_block"_a, "values"_a, "x"_a, "bias"_a.none(), "out"_a.noconvert(),
+             "threads"_a, "out = x A^T + bias.");
+  module.def("sparse_weight_gradient", &sparse_weight_gradient, "index"_a, "starts"_a, "rows"_a,
+             "cols"_a, "row_block"_a, "col_block"_a, "x"_a, "dy"_a, "out"_a.noconvert(), "threads"_a,
+             "out = dy^T x where kept, 0 elsewhere.");
+  module.def(
+      "sparse_blocking", [](int, int m) { return transposable::stream_blocking(m); }, "n"_a, "m"_a,
+      "(row_block, col_block) that suits a pattern on the instruction set in use.");
+  module.def("fma_peak", &transposable::peak_gflops, "seconds"_a,
+             nb::call_guard<nb::gil_scoped_release>(),
+             "GFLOP/s of one thread on multiply-adds in registers.");
+}

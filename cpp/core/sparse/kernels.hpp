@@ -1,0 +1,68 @@
+// What the compressed matmul needs of an instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "../scores.hpp"
+
+namespace transposable {
+
+// A panel holds a few samples side by side: one channel after the other, each as `width` floats,
+// a multiple of the lanes of a vector.
+
+// Samples as rows of a matrix in memory.
+struct SampleRows {
+  const void* data;
+  DType dtype;  // f32 or bf16
+  std::int64_t stride;
+};
+struct OutputRows {
+  void* data;
+  DType dtype;
+  std::int64_t stride;
+};
+
+// One block of a stream times one panel.
+struct BlockProduct {
+  const std::uint16_t* index;
+  const void* values;
+  const float* x;     // panel of the block's columns
+  float* y;           // panel of the block's rows; all row_block of them are written
+  const float* bias;  // what y starts from, a number for each row; null: from what is in y
+};
+
+// Sums over samples for those columns of a block that come before `end`, relative to its first, and
+// were not taken yet: gradient[p] += sum_s dy[row of p][s] x[column of p][s].
+struct BlockGradient {
+  const std::uint16_t* index;
+  std::uint16_t* taken;  // as the index; where a run begins, how many of its columns were
+  int end;
+  const float* x;   // [column][stride] from the block's first column on
+  const float* dy;  // [row][stride]
+  std::int64_t stride;
+  int samples;      // a multiple of the lanes
+  float* gradient;
+  bool add;         // to what is in gradient, instead of writing it
+};
+
+struct SparseKernels {
+  const char* name;
+  int lanes;
+  // Most vectors of a panel for blocks of 4 and of 8 rows.
+  int vectors4, vectors8;
+  void (*multiply)(int row_block, int vectors, DType values, const BlockProduct& block);
+  // Rows [0, samples) x columns [first, last) of x into a panel, whose channels lie `stride` apart;
+  // from `samples` up to `width`, a multiple of the lanes, it is zero.
+  void (*pack)(const SampleRows& x, std::int64_t samples, std::int64_t first, std::int64_t last,
+               float* panel, std::int64_t width, std::int64_t stride);
+  // Channels [first, last) of a panel into the columns of y.
+  void (*unpack)(const float* panel, std::int64_t width, std::int64_t samples, std::int64_t first,
+                 std::int64_t last, const OutputRows& y);
+  void (*gradient)(const BlockGradient& block);
+  // Does so many rounds of independent multiply-adds; returns how many operations they were.
+  double (*multiply_adds)(long rounds, float* sums);
+};
+
+const SparseKernels& active_sparse_kernels();
+
+}  // namespace transposable

@@ -1,0 +1,19 @@
+#define TP_ISA avx2
+#define TP_BYTES 32
+#include "gradient.hpp"
+#include "multiply.hpp"
+#include "panel.hpp"
+#include "peak.hpp"
+
+namespace transposable {
+extern const SparseKernels sparse_kernels_avx2;
+const SparseKernels sparse_kernels_avx2 = {"avx2",
+                                              avx2::kLanes32,
+                                              avx2::kVectors4,
+                                              avx2::kVectors8,
+                                              avx2::multiply,
+                                              avx2::pack,
+                                              avx2::unpack,
+                                              avx2::gradient,
+                                              avx2::multiply_adds};
+}  // namespace transposable

@@ -1,0 +1,27 @@
+// Products of a compressed matrix with samples, on a few threads.
+#pragma once
+
+#include <utility>
+
+#include "kernels.hpp"
+#include "stream.hpp"
+
+namespace transposable {
+
+// y[t, r] = sum_c A[r, c] x[t, c] + bias[r] for `samples` rows of x and y; bias may be null. Sums are
+// in float, in the order of the stream; they depend neither on the number of threads nor of samples.
+void stream_matmul(const StreamView& stream, const void* values, DType dtype, const SampleRows& x,
+                   const float* bias, const OutputRows& y, std::int64_t samples, int threads);
+
+// out[r, c] = sum_t dy[t, r] x[t, c] where kept and 0 elsewhere; out is [rows, cols], contiguous.
+void stream_weight_gradient(const StreamView& stream, const SampleRows& x, const SampleRows& dy,
+                            std::int64_t samples, float* out, int threads);
+
+// Floating-point operations a second, in units of 1e9, that one thread reaches on numbers in registers:
+// the most of several tries within about so many seconds.
+double peak_gflops(double seconds);
+
+// Rows and columns of a block that suit groups of M on the instruction set in use.
+std::pair<int, int> stream_blocking(int m);
+
+}  // namespace transposable

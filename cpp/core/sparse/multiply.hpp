@@ -1,0 +1,146 @@
+// One block of a stream times one panel. Sums stay in registers from the block's first run to its
+// last: each type has a loop of its own, in which the rows that take part are known. Rules of
+// lanes/vec.hpp.
+#pragma once
+
+#include "../lanes/vec.hpp"
+#include "bfloat16.hpp"
+#include "kernels.hpp"
+
+namespace transposable::TP_ISA {
+
+// x - 0 is x, bit for bit, and what compilers make a broadcast of.
+TP_INLINE F32 spread(const float* from) { return *from - F32{}; }
+TP_INLINE F32 spread(const BFloat16* from) {
+  return __builtin_bit_cast(float, static_cast<std::uint32_t>(from->bits) << 16) - F32{};
+}
+
+// Columns come in no order that a cache could foresee; the weights are asked for in time.
+inline constexpr int kAhead = 1024;  // bytes
+
+template <int R, int K, unsigned Type, class Value>
+TP_INLINE void add_run(const std::uint16_t*& index, int count, const Value*& values, const float* x,
+                       F32 (&sums)[R][K]) {
+  constexpr int kept = __builtin_popcount(Type);
+  do {
+    const float* channel = x + static_cast<std::int64_t>(*index++) * (K * kLanes32);
+    F32 samples[K];
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k) samples[k] = load<F32>(channel + k * kLanes32);
+    __builtin_prefetch(reinterpret_cast<const char*>(values) + kAhead);
+    int used = 0;
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+      if (Type >> r & 1) {
+        const F32 weight = spread(values + used++);
+#pragma GCC unroll 8
+        for (int k = 0; k < K; ++k) sums[r][k] += weight * samples[k];
+      }
+    values += kept;
+  } while (--count);
+}
+
+// A jump of its own after every run: types follow one another much alike from block to block, and
+// the processor foresees each jump by itself. One jump for all, as of a switch, it gets wrong.
+#define TP_NEXT          \
+  {                      \
+    const int type = index[0]; \
+    count = index[1];    \
+    index += 2;          \
+    goto* runs[type];    \
+  }
+#define TP_RUN(t)                                                  \
+  run_##t : add_run<R, K, 0x##t, Value>(index, count, values, block.x, sums); \
+  TP_NEXT
+#define TP_LABEL(t) &&run_##t,
+// Every type in hexadecimal digits, 1 to f or 10 to ff.
+#define TP_LOW(each)                                                                                \
+  each(1) each(2) each(3) each(4) each(5) each(6) each(7) each(8) each(9) each(a) each(b) each(c) each(d) each(e) each(f)
+#define TP_HIGH(each, h)                                                                            \
+  each(h##0) each(h##1) each(h##2) each(h##3) each(h##4) each(h##5) each(h##6) each(h##7) each(h##8) each(h##9)       \
+  each(h##a) each(h##b) each(h##c) each(h##d) each(h##e) each(h##f)
+#define TP_ALL(each)                                                                                \
+  TP_LOW(each) TP_HIGH(each, 1) TP_HIGH(each, 2) TP_HIGH(each, 3) TP_HIGH(each, 4) TP_HIGH(each, 5)           \
+  TP_HIGH(each, 6) TP_HIGH(each, 7) TP_HIGH(each, 8) TP_HIGH(each, 9) TP_HIGH(each, a) TP_HIGH(each, b)       \
+  TP_HIGH(each, c) TP_HIGH(each, d) TP_HIGH(each, e) TP_HIGH(each, f)
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wpedantic"  // labels as values
+
+template <int R, int K>
+TP_INLINE void begin_sums(const BlockProduct& block, F32 (&sums)[R][K]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k)
+      sums[r][k] = block.bias ? spread(block.bias + r) : load<F32>(block.y + (r * K + k) * kLanes32);
+}
+template <int R, int K>
+TP_INLINE void end_sums(const BlockProduct& block, const F32 (&sums)[R][K]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k) store(block.y + (r * K + k) * kLanes32, sums[r][k]);
+}
+
+// Two functions that differ in the number of labels only: a template has no way to leave some out.
+#define TP_MULTIPLY(name, rows, types)                              \
+  template <int K, class Value>                                     \
+  void name(const BlockProduct& block) {                            \
+    constexpr int R = rows;                                         \
+    static const void* const runs[] = {&&end, types(TP_LABEL)};     \
+    F32 sums[R][K];                                                 \
+    begin_sums(block, sums);                                        \
+    const std::uint16_t* index = block.index;                       \
+    const Value* values = static_cast<const Value*>(block.values);  \
+    int count;                                                      \
+    TP_NEXT                                                         \
+    types(TP_RUN) end : end_sums(block, sums);                      \
+  }
+
+TP_MULTIPLY(multiply_rows4, 4, TP_LOW)
+TP_MULTIPLY(multiply_rows8, 8, TP_ALL)
+
+#pragma GCC diagnostic pop
+#undef TP_MULTIPLY
+#undef TP_ALL
+#undef TP_HIGH
+#undef TP_LOW
+#undef TP_LABEL
+#undef TP_RUN
+#undef TP_NEXT
+
+// As many sums as the registers hold.
+#if TP_BYTES == 64
+inline constexpr int kVectors4 = 6, kVectors8 = 3;
+#else
+inline constexpr int kVectors4 = 3, kVectors8 = 1;
+#endif
+
+template <int R, int K, class Value>
+void multiply_with(int vectors, const BlockProduct& block) {
+  if (vectors == K) {
+    if constexpr (R == 8)
+      return multiply_rows8<K, Value>(block);
+    else
+      return multiply_rows4<K, Value>(block);
+  }
+  if constexpr (K > 1) multiply_with<R, K - 1, Value>(vectors, block);
+}
+
+template <class Value>
+void multiply_of(int row_block, int vectors, const BlockProduct& block) {
+  if (row_block == 8)
+    multiply_with<8, kVectors8, Value>(vectors, block);
+  else
+    multiply_with<4, kVectors4, Value>(vectors, block);
+}
+
+inline void multiply(int row_block, int vectors, DType values, const BlockProduct& block) {
+  if (values == DType::bf16)
+    multiply_of<BFloat16>(row_block, vectors, block);
+  else
+    multiply_of<float>(row_block, vectors, block);
+}
+
+}  // namespace transposable::TP_ISA

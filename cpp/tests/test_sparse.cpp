@@ -1,0 +1,148 @@
+// Compressed matrices against plain loops, with every instruction set that this machine has. What comes
+// from outside ends at a page that must not be touched: to read or write beyond it ends the test.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "check.hpp"
+#include "core/isa.hpp"
+#include "core/sparse/matmul.hpp"
+
+namespace {
+
+using namespace transposable;
+
+// A copy of some numbers whose last byte is the last of its page, before a forbidden one.
+template <class T>
+class Guarded {
+ public:
+  explicit Guarded(const std::vector<T>& from) {
+    const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE)), bytes = from.size() * sizeof(T);
+    const std::size_t room = (bytes + page - 1) / page * page;
+    length_ = room + page;
+    base_ = static_cast<char*>(
+        mmap(nullptr, length_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    CHECK(base_ != MAP_FAILED);
+    CHECK(mprotect(base_ + room, page, PROT_NONE) == 0);
+    data_ = reinterpret_cast<T*>(base_ + room - bytes);
+    if (bytes) std::memcpy(data_, from.data(), bytes);
+  }
+  ~Guarded() { munmap(base_, length_); }
+  Guarded(const Guarded&) = delete;
+  Guarded& operator=(const Guarded&) = delete;
+
+  T* data() const { return data_; }
+  T operator[](std::int64_t i) const { return data_[i]; }
+
+ private:
+  char* base_;
+  T* data_;
+  std::size_t length_;
+};
+
+struct Case {
+  std::int64_t rows, cols, samples;
+  int row_block, col_block;
+  double density;
+  int threads;
+};
+
+std::vector<float> random_floats(std::int64_t count, std::mt19937& draw) {
+  std::normal_distribution<float> normal;
+  std::vector<float> found(count);
+  for (float& x : found) x = normal(draw);
+  return found;
+}
+
+bool near(float found, double wanted) { return std::fabs(found - wanted) <= 1e-4 * (1 + std::fabs(wanted)); }
+
+void run(const Case& c, std::mt19937& draw) {
+  std::vector<std::uint8_t> mask(c.rows * c.cols);
+  std::bernoulli_distribution kept(c.density);
+  for (auto& entry : mask) entry = kept(draw);
+  const Guarded weight(random_floats(c.rows * c.cols, draw)), x(random_floats(c.samples * c.cols, draw)),
+      dy(random_floats(c.samples * c.rows, draw)), bias(random_floats(c.rows, draw));
+  const Guarded kept_mask(mask);
+  const StreamShape shape{c.rows, c.cols, c.row_block, c.col_block};
+  const StreamIndex built = build_stream(kept_mask.data(), c.cols, 1, shape, c.threads);
+  const Guarded index(built.index);
+  const StreamView stream{shape, index.data(), built.index_starts.data(), built.value_starts.data()};
+  const Guarded values(std::vector<float>(built.value_starts.back(), NAN));
+  fill_stream(stream, {weight.data(), DType::f32, c.cols, 1}, values.data(), DType::f32, c.threads);
+
+  const Guarded dense(std::vector<float>(c.rows * c.cols));
+  scatter_stream(stream, values.data(), DType::f32, dense.data(), c.cols, 1, c.threads);
+  for (std::int64_t i = 0; i < c.rows * c.cols; ++i) CHECK(dense[i] == (mask[i] ? weight[i] : 0));
+
+  const Guarded y(std::vector<float>(c.samples * c.rows, NAN)),
+      gradient(std::vector<float>(c.rows * c.cols, NAN));
+  stream_matmul(stream, values.data(), DType::f32, {x.data(), DType::f32, c.cols}, bias.data(),
+                {y.data(), DType::f32, c.rows}, c.samples, c.threads);
+  stream_weight_gradient(stream, {x.data(), DType::f32, c.cols}, {dy.data(), DType::f32, c.rows},
+                         c.samples, gradient.data(), c.threads);
+  for (std::int64_t t = 0; t < c.samples; ++t)
+    for (std::int64_t r = 0; r < c.rows; ++r) {
+      double sum = bias[r];
+      for (std::int64_t k = 0; k < c.cols; ++k) sum += double(dense[r * c.cols + k]) * x[t * c.cols + k];
+      CHECK(near(y[t * c.rows + r], sum));
+    }
+  for (std::int64_t r = 0; r < c.rows; ++r)
+    for (std::int64_t k = 0; k < c.cols; ++k) {
+      double sum = 0;
+      for (std::int64_t t = 0; t < c.samples; ++t) sum += double(dy[t * c.rows + r]) * x[t * c.cols + k];
+      CHECK(near(gradient[r * c.cols + k], mask[r * c.cols + k] ? sum : 0));
+    }
+}
+
+void test_refused() {
+  const std::uint8_t mask[16] = {};
+  for (const StreamShape& shape : {StreamShape{4, 4, 5, 16}, StreamShape{4, 4, 8, 0},
+                                   StreamShape{4, 4, 8, 65537}}) {
+    bool refused = false;
+    try {
+      build_stream(mask, 4, 1, shape, 1);
+    } catch (const std::invalid_argument&) {
+      refused = true;
+    }
+    CHECK(refused);
+  }
+}
+
+constexpr int kSkipped = 77;
+
+// Whether this machine has the instruction set that the environment names.
+bool usable() {
+  const char* wanted = std::getenv("TRANSPOSABLE_ISA");
+  if (!wanted) return true;
+  for (const LaneEngine* engine : usable_engines())
+    if (std::string(wanted) == engine->name) return true;
+  std::cout << "test_sparse: skipped, this machine does not run " << wanted << '\n';
+  return false;
+}
+
+}  // namespace
+
+// The instruction set is chosen once for a process: CTest runs this once for each by the environment.
+int main() {
+  if (!usable()) return kSkipped;
+  std::mt19937 draw(7);
+  for (const int row_block : {4, 8})
+    for (const int col_block : {16, 2048})
+      for (const double density : {0.0, 0.25, 0.5, 1.0})
+        for (const std::int64_t rows : {0, 1, 7, 8, 17, 40})
+          for (const std::int64_t cols : {0, 1, 16, 37})
+            for (const std::int64_t samples : {0, 1, 16, 47, 50, 100})
+              run({rows, cols, samples, row_block, col_block, density, 1 + int(rows + samples) % 3}, draw);
+  run({24, 600, 1100, 8, 2048, 0.5, 2}, draw);  // more columns and samples than are at hand at once
+  run({24, 600, 1100, 4, 128, 0.5, 2}, draw);
+  test_refused();
+  return check::result("test_sparse");
+}

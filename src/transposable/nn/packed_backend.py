@@ -1,0 +1,178 @@
+"""NMCpu: linear layers that train on their kept weights only, on the CPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import torch
+from torch.autograd import forward_ad
+from torch.nn.utils import parametrize
+
+from transposable.errors import LayerError
+from transposable.nn import bits
+from transposable.nn.backends import DENSE_MASKED, Backend
+from transposable.nn.sharding import is_sharded
+from transposable.sparse import (
+    Choice,
+    Decide,
+    PackedWeight,
+    Planned,
+    always_sparse,
+    decide_for,
+    nm_linear,
+)
+from transposable.sparse.planner import why_too_small
+
+if TYPE_CHECKING:
+    from transposable.nn.layer import SparseLayer
+
+_DTYPES = (torch.float32, torch.bfloat16)
+_DENSE = Choice(forward=False, input_gradient=False, weight_gradient=False)
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+class NMCpu(Backend):
+    """Forward pass and both gradients of a linear layer from its compressed weight.
+
+    Numbers are those of :class:`~transposable.nn.DenseMasked` up to rounding. The weight is packed
+    again when it or the mask has changed, so once per optimizer step, whatever the number of
+    micro-batches. One difference is a use of the weight's memory between the passes: as for a
+    dense ``nn.Linear``, a weight or mask that was written in place between forward and backward
+    pass is an error.
+
+    What the operators cannot do runs dense-masked, at the moment it is asked for: a weighting that
+    is not "masked" (a dense tail, S-STE), float16 and float64 inputs, other devices, sharded or
+    parametrized weights, transforms of ``torch.func``, forward-mode derivatives, and
+    ``torch.export`` or tracing, whose programs then run without this package.
+
+    Args:
+        plan: which of the three matmuls run sparse. "auto": those that are faster so on this
+            machine, see :func:`transposable.sparse.plan`, which is measured at the first forward
+            pass; where none is, the layer runs dense-masked. "always": all of them. Or a
+            :data:`~transposable.sparse.Decide`.
+
+    Raises:
+        LayerError: if plan is something else.
+
+    Attributes:
+        plan: as given.
+        packed: the streams of the layer. Each layer should have an object of its own, which
+            :func:`~transposable.nn.use_backend` sees to: one that serves several layers packs
+            anew whenever the layer changes.
+
+    Example:
+        >>> from torch import nn
+        >>> from transposable.nn import sparse_layers, sparsify, use_backend
+        >>> model = nn.Sequential(nn.Linear(128, 128), nn.ReLU(), nn.Conv1d(128, 128, 1))
+        >>> changes = sparsify(model, "2:4T")
+        >>> use_backend(sparse_layers(model), NMCpu())
+        {'2': 'its operator is that of Conv1d, and nm_cpu runs linear layers'}
+        >>> model[0].backend.name
+        'nm_cpu'
+    """
+
+    name: ClassVar[str] = "nm_cpu"
+
+    def __init__(self, plan: Literal["auto", "always"] | Decide = "auto") -> None:
+        if plan not in ("auto", "always") and not callable(plan):
+            raise LayerError(
+                f"NMCpu: received plan={plan!r}; it is 'auto' (what is faster here), 'always', or "
+                "a function of the number of tokens and their dtype that returns a Choice"
+            )
+        self.plan = plan
+        # Before there is a layer there is nothing to plan for.
+        self.packed = PackedWeight(decide=always_sparse if isinstance(plan, str) else plan)
+
+    def for_layer(self, layer: SparseLayer) -> Self:
+        own = type(self).__new__(type(self))
+        own.__dict__.update(self.__dict__)
+        decide = decide_for(layer) if self.plan == "auto" else self.packed.decide
+        own.packed = PackedWeight(layer.pattern, decide=decide)
+        return own
+
+    def refuses(self, layer: SparseLayer) -> str | None:
+        if layer.mask.dim() != 2:
+            kind = layer.dense_class.__name__
+            return f"its operator is that of {kind}, and {self.name} runs linear layers"
+        if parametrize.is_parametrized(layer):
+            return "its weight is parametrized, so that it would be packed for every call"
+        weight = layer.weight
+        if is_sharded(weight) or type(weight) not in _PLAIN:
+            return f"its weight is a {type(weight).__name__}, and {self.name} runs whole tensors"
+        if weight.device.type != "cpu":
+            return f"its weight is on {weight.device}, and {self.name} runs on the CPU"
+        if weight.dtype not in _DTYPES:
+            return f"its weight is {weight.dtype}, and {self.name} runs float32 and bfloat16"
+        if self.plan == "auto" and (reason := why_too_small(layer.mask.numel())):
+            return reason
+        if layer.weighting == "soft":
+            return "its weighting is 'soft', which changes with every weight"
+        return None
+
+    def run(self, layer: SparseLayer, x: torch.Tensor) -> torch.Tensor:
+        # First what is asked soonest: a layer that stays dense must not become slower by it.
+        if not self._pays(layer, x) or not _suits(layer, x):
+            return DENSE_MASKED.run(layer, x)
+        weight, mask = layer.weight, layer.mask
+        if layer.stored_in_out:
+            weight, mask = weight.t(), mask.t()
+        bias: Any = layer.bias
+        return nm_linear(x, weight, mask, bias, self.packed.tag, layer.straight_through)
+
+    def _pays(self, layer: SparseLayer, x: torch.Tensor) -> bool:
+        """Whether any of the matmuls to come runs sparse: else the dense layer has less to do."""
+        # A compiler would record the planner; its programs ask in the operators, when they run.
+        if self.plan == "always" or torch.compiler.is_compiling():
+            return True
+        if type(x) not in _PLAIN:
+            return True  # left to _suits
+        if not x.is_cpu:
+            return False
+        autocast = torch.is_autocast_enabled("cpu")
+        dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
+        tokens, decide = x.shape[:-1].numel(), self.packed.decide
+        choice = decide.known(tokens, dtype) if isinstance(decide, Planned) else None
+        if choice is None:
+            # Nothing is measured while something is traced, or for what runs dense anyway.
+            choice = decide(tokens, dtype) if _suits(layer, x) else _DENSE
+        if choice.forward or not torch.is_grad_enabled():
+            return choice.forward
+        return choice.input_gradient or (choice.weight_gradient and not layer.straight_through)
+
+
+def default_backend(layer: SparseLayer) -> Backend:
+    """What runs a layer that is told nothing else: its plan, unless its kind or size speak against.
+
+    The device and dtype of a weight may change, and are looked at in every call.
+    """
+    if layer.mask.dim() != 2 or why_too_small(layer.mask.numel()) is not None:
+        return DENSE_MASKED
+    return NMCpu().for_layer(layer)
+
+
+def _suits(layer: SparseLayer, x: torch.Tensor) -> bool:
+    """Whether the operators can do what is asked of a layer at this moment."""
+    if layer.weighting != "masked" or layer.mask.dim() != 2 or not _can_be_an_operator(x):
+        return False
+    weight, mask, bias = layer.weight, layer.mask, layer.bias
+    if type(weight) not in _PLAIN or type(x) not in _PLAIN or type(mask) is not torch.Tensor:
+        return False
+    if not weight.device == x.device == mask.device == torch.device("cpu"):
+        return False
+    if torch.is_autocast_enabled("cpu"):
+        target = torch.get_autocast_dtype("cpu")
+        fits = target in _DTYPES and x.dtype in (*_DTYPES, torch.float16)
+    else:
+        fits = x.dtype == weight.dtype and (bias is None or bias.dtype == weight.dtype)
+    # What does not fit is left to torch, whose own words for it a user knows.
+    in_features = weight.shape[0 if layer.stored_in_out else 1]
+    fits = fits and x.dim() > 0 and x.shape[-1] == in_features and mask.shape == weight.shape
+    return fits and weight.dtype in _DTYPES and (bias is None or bias.device == x.device)
+
+
+def _can_be_an_operator(x: torch.Tensor) -> bool:
+    if torch.compiler.is_compiling():
+        return not torch.compiler.is_exporting()
+    if bits.is_recorded(x):
+        return False
+    return not (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)

@@ -1,0 +1,24 @@
+"""Matmuls of N:M weights on the CPU: a compressed format, its products, and when they pay."""
+
+from __future__ import annotations
+
+from transposable.sparse.ask import Plan, Planned, decide_for, plan
+from transposable.sparse.ops import nm_linear
+from transposable.sparse.packed import Choice, Decide, PackedWeight, always_sparse
+from transposable.sparse.planner import Verdict
+from transposable.sparse.stream import Blocking, Stream
+
+__all__ = [
+    "Blocking",
+    "Choice",
+    "Decide",
+    "PackedWeight",
+    "Plan",
+    "Planned",
+    "Stream",
+    "Verdict",
+    "always_sparse",
+    "decide_for",
+    "nm_linear",
+    "plan",
+]

@@ -1,0 +1,346 @@
+"""PackedWeight: the streams of a weight that trains, kept in step with it."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, Self
+from weakref import WeakValueDictionary
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from transposable.errors import DeviceError, LayerError, MaskError, SparseFormatError
+from transposable.pattern import Pattern
+from transposable.sparse.stream import FLOAT_DTYPES, Blocking, Stream
+
+SAMPLES: Final = 1024
+"""Entries of a tensor that are compared to see a change that torch has not counted."""
+
+_BITS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which of the three matmuls of a linear layer run sparse; the others run dense-masked.
+
+    Attributes:
+        forward: y = x W~^T.
+        input_gradient: dx = dy W~.
+        weight_gradient: dW = dy^T x at the kept positions; dense anyway where pruned weights
+            receive a gradient.
+
+    Example:
+        >>> Choice(weight_gradient=False)
+        Choice(forward=True, input_gradient=True, weight_gradient=False)
+    """
+
+    forward: bool = True
+    input_gradient: bool = True
+    weight_gradient: bool = True
+
+    @property
+    def any(self) -> bool:
+        """Whether anything runs sparse."""
+        return self.forward or self.input_gradient or self.weight_gradient
+
+
+Decide = Callable[[int, torch.dtype], Choice]
+"""What runs sparse for a number of tokens (rows of x) of a dtype; asked at every call."""
+
+
+def always_sparse(tokens: int, dtype: torch.dtype) -> Choice:
+    """All three matmuls sparse, whatever the input.
+
+    Example:
+        >>> always_sparse(256, torch.float32).forward
+        True
+    """
+    return Choice()
+
+
+class PackedWeight:
+    """Forward and transposed stream of one weight, packed anew only when weight or mask change.
+
+    A change is seen by the storage, address, shape, strides, dtype and version of a tensor, and by
+    up to 1,024 of its entries. What torch does in place, an optimizer step say, counts the version
+    up. The entries are for what passes by the version (``weight.data``, an array that shares the
+    memory): an entry of every row and of every column is among them up to 1,024 rows and columns.
+    After a smaller change of that kind call :meth:`forget`.
+
+    Threads may call at once; a stream in use is not overwritten. Copies and pickles hold nothing
+    packed, and have a handle of their own.
+
+    Args:
+        pattern: of the mask, to choose the blocks; None if there is none.
+        transposed: whether there is to be a stream for the input gradient.
+        decide: which matmuls run sparse, see :data:`Decide`.
+
+    Attributes:
+        handle: the number by which operators find this object, for as long as it lives.
+        tag: the handle as a tensor, for compiled code, to which numbers are constants.
+        pattern, transposed, decide: as given; ``decide`` may be set.
+
+    Example:
+        >>> packed = PackedWeight(Pattern.parse("1:2T"))
+        >>> weight, mask = torch.eye(4), torch.eye(4, dtype=torch.bool)
+        >>> packed.update(weight, mask)
+        >>> packed.forward.values.tolist()
+        [1.0, 1.0, 1.0, 1.0]
+        >>> _ = weight.mul_(2)
+        >>> packed.update(weight, mask)
+        >>> packed.forward.values.tolist()
+        [2.0, 2.0, 2.0, 2.0]
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_directions",
+        "_lock",
+        "_process",
+        "decide",
+        "handle",
+        "pattern",
+        "tag",
+        "transposed",
+    )
+
+    def __init__(
+        self,
+        pattern: Pattern | None = None,
+        *,
+        transposed: bool = True,
+        decide: Decide = always_sparse,
+    ) -> None:
+        self.pattern = pattern
+        self.transposed = transposed
+        self.decide = decide
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+        self.forget()
+        self.handle = next(_HANDLES)
+        _PACKED[self.handle] = self
+        with torch.inference_mode(False):  # autograd saves it
+            self.tag = torch.tensor(self.handle, device="cpu")
+
+    def forget(self) -> None:
+        """Pack everything anew at the next call: after a change that nothing else shows."""
+        self._directions = {flipped: _Direction(flipped) for flipped in (False, True)}
+
+    @property
+    def forward(self) -> Stream:
+        """The stream of the weight as of the last update.
+
+        Raises:
+            LayerError: if there was none.
+        """
+        stream = self._directions[False].stream
+        if stream is None:
+            raise LayerError(
+                "PackedWeight.forward: nothing is packed yet; call update(weight, mask) first"
+            )
+        return stream
+
+    @property
+    def backward(self) -> Stream | None:
+        """The stream of the transposed weight; None if there is none, or nothing is packed yet."""
+        return self._directions[True].stream
+
+    def update(self, weight: torch.Tensor, mask: torch.Tensor) -> None:
+        """Make the streams those of this weight and mask: rebuilt, refilled or left, as needed.
+
+        Args:
+            weight: [rows, cols], float, on the CPU, any strides; pruned entries may be anything.
+            mask: bool, the same shape.
+
+        Raises:
+            MaskError: if the mask is no bool tensor of the weight's shape.
+            SparseFormatError: if the weight is no float matrix.
+            DeviceError: if a tensor is not on the CPU.
+
+        Complexity: O(1) when nothing changed, else a pass over the weight for each stream.
+        """
+        for flipped in (False, True) if self.transposed else (False,):
+            with self.use(weight, mask, transposed=flipped):
+                pass
+
+    @contextmanager
+    def use(
+        self,
+        weight: torch.Tensor | None,
+        mask: torch.Tensor,
+        *,
+        transposed: bool = False,
+    ) -> Iterator[Stream]:
+        """One stream, of this weight and mask, which stays as it is within the context.
+
+        Args:
+            weight: as for :meth:`update`; None when only the positions matter.
+            mask: as for :meth:`update`.
+            transposed: whether to have the stream of the transposed weight.
+
+        Raises:
+            As :meth:`update`.
+        """
+        _check(weight, mask)
+        with self._guard():
+            direction = self._directions[transposed]
+            stream = direction.update(weight, mask, self.pattern)
+            direction.users += 1
+        try:
+            yield stream
+        finally:
+            with self._guard():
+                direction.users -= 1
+
+    def __repr__(self) -> str:
+        return f"PackedWeight({self.pattern}, handle={self.handle})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        decide = copy.deepcopy(self.decide, memo)
+        return type(self)(self.pattern, transposed=self.transposed, decide=decide)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self.pattern, self.transposed, self.decide)
+
+    def _guard(self) -> threading.Lock:
+        if self._process != os.getpid():
+            # The thread that held the lock at a fork, or used a stream, is not in this process.
+            self._lock, self._process = threading.Lock(), os.getpid()
+            for direction in self._directions.values():
+                direction.users = 0
+        return self._lock
+
+
+def find_packed(handle: int) -> PackedWeight | None:
+    """The living PackedWeight of a handle, or None.
+
+    Example:
+        >>> packed = PackedWeight()
+        >>> find_packed(packed.handle) is packed, find_packed(0)
+        (True, None)
+    """
+    return _PACKED.get(handle)
+
+
+class _Direction:
+    """One stream and what it was made from."""
+
+    __slots__ = ("_mask", "_weight", "flipped", "stream", "users")
+
+    def __init__(self, flipped: bool) -> None:
+        self.flipped = flipped
+        self.stream: Stream | None = None
+        self.users = 0
+        self._mask: _Seen | None = None
+        self._weight: _Seen | None = None
+
+    def update(
+        self, weight: torch.Tensor | None, mask: torch.Tensor, pattern: Pattern | None
+    ) -> Stream:
+        if self.stream is None or self._mask is None or not self._mask.is_still(mask):
+            seen = _Seen(mask)  # before it is read: a change meanwhile is a change
+            oriented = mask.t() if self.flipped else mask
+            dtype = torch.float32 if weight is None else _dtype_of_values(weight)
+            blocking = Blocking.best(pattern, oriented.shape[1])
+            self.stream = Stream.build(oriented, blocking, dtype)
+            self._mask, self._weight = seen, None
+        if weight is not None and (self._weight is None or not self._weight.is_still(weight)):
+            dtype = _dtype_of_values(weight)
+            seen, self._weight = _Seen(weight), None
+            if self.users or self.stream.values.dtype != dtype:
+                self.stream = self.stream.empty_like(dtype)
+            self.stream.fill(weight.t() if self.flipped else weight)
+            self._weight = seen
+        return self.stream
+
+
+class _Seen:
+    """A tensor as it was, by everything that tells without reading all of it."""
+
+    __slots__ = ("_bits", "_storage", "_traits")
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        # A weak reference keeps the number of the storage from being given to another one.
+        self._storage = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+        self._traits = _traits(tensor)
+        self._bits = _sample(tensor)
+
+    def is_still(self, tensor: torch.Tensor) -> bool:
+        if tensor.is_inference() or self._traits != _traits(tensor):
+            return False
+        return torch.equal(self._bits, _sample(tensor))
+
+
+def _traits(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return (
+        tensor.untyped_storage()._cdata,
+        tensor.data_ptr(),
+        tensor.shape,
+        tensor.stride(),
+        tensor.dtype,
+        None if tensor.is_inference() else tensor._version,
+    )
+
+
+def _sample(tensor: torch.Tensor) -> torch.Tensor:
+    """Up to SAMPLES entries as integers, which have no NaN."""
+    at = _lattice(*tensor.shape)
+    return tensor.detach()[at].view(_BITS[tensor.element_size()])
+
+
+@lru_cache(maxsize=256)
+def _lattice(rows: int, cols: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Places spread over a matrix: all if it is small, else in as many rows and columns as can."""
+    with torch.inference_mode(False):
+        number = torch.arange(min(rows * cols, SAMPLES))
+        if rows * cols <= SAMPLES:
+            return number // max(cols, 1), number % max(cols, 1)
+        # 633 has no factor in common with 1,024, and is near its golden section.
+        return number * rows // SAMPLES, number * 633 % SAMPLES * cols // SAMPLES
+
+
+def _dtype_of_values(weight: torch.Tensor) -> torch.dtype:
+    return torch.bfloat16 if weight.dtype == torch.bfloat16 else torch.float32
+
+
+def _check(weight: torch.Tensor | None, mask: torch.Tensor) -> None:
+    for name, tensor in (("weight", weight), ("mask", mask)):
+        if tensor is not None and tensor.device.type != "cpu":
+            raise DeviceError(
+                f"PackedWeight: the {name} is on {tensor.device}; streams are for the CPU: move "
+                "the layer there, or run it dense"
+            )
+    if mask.dtype != torch.bool or mask.dim() != 2:
+        raise MaskError(
+            f"PackedWeight: received a mask of dtype {mask.dtype} and shape {tuple(mask.shape)}; "
+            "it takes a bool matrix, True where a weight is kept"
+        )
+    if weight is None:
+        return
+    if weight.dtype not in FLOAT_DTYPES or weight.dim() != 2:
+        raise SparseFormatError(
+            f"PackedWeight: received a weight of {weight.dtype} and shape {tuple(weight.shape)}; "
+            "it takes a float matrix [rows, cols]"
+        )
+    if weight.shape != mask.shape:
+        raise MaskError(
+            f"PackedWeight: the mask is {tuple(mask.shape)} and the weight {tuple(weight.shape)}; "
+            "the two must agree: find the mask of this weight, transpose either one"
+        )
+
+
+def _restored(
+    kind: type[PackedWeight], pattern: Pattern | None, transposed: bool, decide: Decide
+) -> PackedWeight:
+    return kind(pattern, transposed=transposed, decide=decide)
+
+
+_HANDLES: Final = itertools.count(1)
+_PACKED: Final[WeakValueDictionary[int, PackedWeight]] = WeakValueDictionary()

@@ -1,0 +1,160 @@
+"""The native sparse functions in plain torch: slow, short, and what the fast ones are tested with.
+
+Same names, same arguments, same results up to rounding as in ``transposable._core``. The format is
+described in docs/sparse.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+LONGEST_RUN: Final = 65535
+"""Columns that one run can hold: its length is a 16-bit number."""
+
+
+def sparse_blocking(n: int, m: int) -> tuple[int, int]:
+    """The height and width of blocks that suit a pattern: many types ask for lower ones.
+
+    Example:
+        >>> sparse_blocking(2, 4), sparse_blocking(8, 16)
+        ((8, 512), (4, 256))
+    """
+    return (8, 512) if m <= 8 or 2 * n < m else (4, 256)
+
+
+def sparse_index(
+    mask: torch.Tensor, row_block: int, col_block: int, threads: int = 1
+) -> tuple[Any, Any]:
+    """The index of a mask, uint16, and where each block starts, int64 [2, blocks + 1].
+
+    Example:
+        >>> index, starts = sparse_index(torch.eye(2, 3, dtype=torch.bool), 4, 8)
+        >>> index.tolist(), starts.tolist()
+        ([1, 1, 0, 2, 1, 1, 0, 0], [[0, 8], [0, 2]])
+    """
+    rows, cols = mask.shape
+    index: list[int] = []
+    starts = [[0], [0]]
+    kept = 0
+    for left in range(0, cols, col_block):
+        for top in range(0, rows, row_block):
+            block = mask[top : top + row_block, left : left + col_block].long()
+            types = (block << torch.arange(block.shape[0])[:, None]).sum(0)
+            for kind in sorted(set(types.tolist()) - {0}):
+                columns = (types == kind).nonzero().flatten().tolist()
+                for at in range(0, len(columns), LONGEST_RUN):
+                    run = columns[at : at + LONGEST_RUN]
+                    index += [kind, len(run), *run]
+                    kept += kind.bit_count() * len(run)
+            index += [0, 0]
+            starts[0].append(len(index))
+            starts[1].append(kept)
+    return np.array(index, dtype=np.uint16), np.array(starts, dtype=np.int64)
+
+
+def positions(
+    index: torch.Tensor,
+    starts: torch.Tensor,
+    rows: int,
+    cols: int,
+    row_block: int,
+    col_block: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row and column of each value, in the order of the values, int64.
+
+    Example:
+        >>> index, starts = sparse_index(torch.eye(2, 3, dtype=torch.bool), 4, 8)
+        >>> positions(torch.from_numpy(index), torch.from_numpy(starts), 2, 3, 4, 8)
+        (tensor([0, 1]), tensor([0, 1]))
+    """
+    stream = index.numpy().astype(np.int64)
+    row_blocks = -(-rows // row_block)
+    found_rows, found_cols = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for block, start in enumerate(starts[0, :-1].tolist()):
+        left, top = block // row_blocks * col_block, block % row_blocks * row_block
+        at = start
+        while stream[at]:
+            kind, count = int(stream[at]), int(stream[at + 1])
+            members = [top + row for row in range(row_block) if kind >> row & 1]
+            found_rows.append(np.tile(members, count))
+            found_cols.append(np.repeat(stream[at + 2 : at + 2 + count] + left, len(members)))
+            at += 2 + count
+    return torch.from_numpy(np.concatenate(found_rows)), torch.from_numpy(
+        np.concatenate(found_cols)
+    )
+
+
+def sparse_fill(
+    index: torch.Tensor,
+    starts: torch.Tensor,
+    rows: int,
+    cols: int,
+    row_block: int,
+    col_block: int,
+    weight: torch.Tensor,
+    values: torch.Tensor,
+    threads: int,
+) -> None:
+    """values[p] = the weight at the position of value p, rounded to the dtype of the values."""
+    at = positions(index, starts, rows, cols, row_block, col_block)
+    values.copy_(weight[at])
+
+
+def sparse_scatter(
+    index: torch.Tensor,
+    starts: torch.Tensor,
+    rows: int,
+    cols: int,
+    row_block: int,
+    col_block: int,
+    values: torch.Tensor,
+    out: torch.Tensor,
+    threads: int,
+) -> None:
+    """out = value p at the position of value p; what is not kept stays as it is."""
+    out[positions(index, starts, rows, cols, row_block, col_block)] = values.to(out.dtype)
+
+
+def sparse_matmul(
+    index: torch.Tensor,
+    starts: torch.Tensor,
+    rows: int,
+    cols: int,
+    row_block: int,
+    col_block: int,
+    values: torch.Tensor,
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+    threads: int,
+) -> None:
+    """out[t, r] = sum_c A[r, c] x[t, c] + bias[r], accumulated in float32.
+
+    As in the native function, a column that a row does not keep is not multiplied: an infinity in x
+    there does not become a NaN.
+    """
+    at_rows, at_cols = positions(index, starts, rows, cols, row_block, col_block)
+    total = torch.zeros(x.shape[0], rows)
+    total.index_add_(1, at_rows, x.float()[:, at_cols] * values.float())
+    out.copy_(total if bias is None else total + bias.float())
+
+
+def sparse_weight_gradient(
+    index: torch.Tensor,
+    starts: torch.Tensor,
+    rows: int,
+    cols: int,
+    row_block: int,
+    col_block: int,
+    x: torch.Tensor,
+    dy: torch.Tensor,
+    out: torch.Tensor,
+    threads: int,
+) -> None:
+    """out[r, c] = sum_t dy[t, r] x[t, c] where kept, 0 elsewhere."""
+    at_rows, at_cols = positions(index, starts, rows, cols, row_block, col_block)
+    out.zero_()
+    out[at_rows, at_cols] = (dy.float()[:, at_rows] * x.float()[:, at_cols]).sum(0)
