@@ -10,11 +10,11 @@ from experiments.tables import markdown
 
 MAGNITUDE = "magnitude"
 PAIRS = {
-    "sequential": ("AdaPrune, mask by magnitude", "AdaPrune as published"),
-    "parallel": ("AdaPrune, mask by magnitude, parallel", "AdaPrune as published, parallel"),
+    "sequential": ("AdaPrune, to be compared", "AdaPrune as published"),
+    "parallel": ("AdaPrune, to be compared, parallel", "AdaPrune as published, parallel"),
 }
-"""Exact and published form with the same masks and calibration. In parallel order both fit the same
-inputs; in sequential order each layer has those that its own predecessors leave."""
+"""Exact and published form with the same masks, calibration and aim. In parallel order both fit the
+same inputs; in sequential order each layer has those that its own predecessors leave."""
 
 
 @dataclass(frozen=True)

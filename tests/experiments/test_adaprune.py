@@ -209,7 +209,7 @@ def test_the_overview_says_what_was_reached() -> None:
         return [cell.strip() for cell in text.splitlines()[-1].strip("|").split("|")]
 
     name = "resnet20_jpeg 4:8T: top-1, %"
-    best = "AdaPrune, mask by magnitude: 87.50"
+    best = "AdaPrune, to be compared: 87.50"
     expected = [name, "88.06", "67.72", "**87.20**", "-0.86", "87.2", "yes", best]
     assert cells(overview.overview(document(), "AdaPrune")) == expected
     missed = cells(overview.overview(document(score=87.19), "AdaPrune"))
