@@ -47,8 +47,8 @@ class Config:
 
 HEADLINE = "AdaPrune"
 SAME_PROBLEM = AdaPrune(scores="magnitude", ridge=1e-4)
-"""Minimises what the published form minimises, the error on the calibration data, on the same masks;
-the default keeps away from that minimum where it would overfit."""
+"""Minimises what the published form minimises, the error on the calibration data, on its masks; the
+default keeps away from that minimum where it would overfit."""
 CONFIGS = (
     Config("magnitude", Magnitude()),
     Config("Wanda", Wanda()),
@@ -57,7 +57,6 @@ CONFIGS = (
     Config("SparseGPT, mask by activation", SparseGPT(scores="activation")),
     Config("ALPS", ALPS()),
     Config("AdaPrune as published", PublishedAdaPrune()),
-    Config("AdaPrune as published, mask by activation", PublishedAdaPrune(scores="activation")),
     Config("AdaPrune as published, parallel", PublishedAdaPrune(), mode="parallel"),
     Config(HEADLINE, AdaPrune()),
     Config("AdaPrune, mask by magnitude", AdaPrune(scores="magnitude")),
