@@ -58,7 +58,10 @@ struct Panels {
   Panels(std::int64_t samples_, int lanes_, int most)
       : samples(samples_), vectors(ceil_div(samples_, lanes_)), count(ceil_div(vectors, most)),
         lanes(lanes_) {}
-  std::int64_t first_vector(std::int64_t p) const { return vectors * p / count; }
+  // Wider ones first, so that those which a block is multiplied with in turn are mostly alike.
+  std::int64_t first_vector(std::int64_t p) const {
+    return p * (vectors / count) + std::min(p, vectors % count);
+  }
   int width_in_vectors(std::int64_t p) const {
     return static_cast<int>(first_vector(p + 1) - first_vector(p));
   }
