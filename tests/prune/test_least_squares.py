@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prune.problems import assert_holds, correlated, linear, make_problem
@@ -60,6 +60,7 @@ def test_equals_lstsq_of_every_row(algorithm: Algorithm, ridge: float) -> None:
     dead=st.booleans(),
     seed=st.integers(0, 10_000),
 )
+@example(rows=1, cols=37, samples=2, groups=2, ridge=0.0, dead=False, seed=0)
 def test_iterating_agrees_with_factorising(
     rows: int, cols: int, samples: int, groups: int, ridge: float, dead: bool, seed: int
 ) -> None:

@@ -18,9 +18,10 @@ class Preconditioner:
         H ~ U diag(l) U^T + m I,   M_S = m (I + Z_S Z_S^T),   Z = U diag(sqrt(l / m - 1))
         M_S^-1 r = (r - Z_S (I + Z_S^T Z_S)^-1 Z_S^T r) / m
 
-    U are the leading eigenvectors of H and m the eigenvalue where they end, so that M_S^-1 H_SS has
-    no eigenvalue above about 1, where H_SS has some in the order of its size. The factor 1 / m
-    changes no iterate and is left out. Each row has a small factorisation of its own.
+    U are the leading eigenvectors of H and m the eigenvalue where they end, or if that is more a
+    few ten-thousandths of the first, so that M_S^-1 H_SS has no eigenvalue above about 1, where
+    H_SS has some in the order of its size. The factor 1 / m changes no iterate and is left out.
+    Each row has a small factorisation of its own.
 
     Args:
         leading: Z [cols, k] of :func:`leading_directions`.
@@ -85,7 +86,10 @@ def leading_directions(scaled: torch.Tensor, rank: int | None = None) -> torch.T
         basis = torch.linalg.qr(scaled @ basis).Q
     values, rotation = torch.linalg.eigh(basis.T @ (scaled @ basis))
     values, rotation = values.flip(0), rotation.flip(1)
-    end = values[min(rank, len(values) - 1)].clamp(min=torch.finfo(scaled.dtype).eps * values[0])
+    # With fewer samples than directions the spectrum falls to rounding. To precondition down to
+    # there would lose all digits: M^-1 r loses as many as l / m has.
+    floor = torch.finfo(scaled.dtype).eps ** 0.5 * values[0]
+    end = values[min(rank, len(values) - 1)].clamp(min=floor)
     strength = (values[:rank] / end - 1).clamp(min=0).sqrt()
     leading: torch.Tensor = (basis @ rotation[:, :rank]) * strength
     return leading
