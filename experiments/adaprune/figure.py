@@ -1,4 +1,4 @@
-"""Two panels: scores by method, and what conversion from unstructured sparsity costs."""
+"""Two panels: layer errors by method, and what conversion from unstructured sparsity costs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 COLOURS = {"4:8": "#0072B2", "2:4": "#009E73", "4:8T": "#D55E00"}
 MARKERS = {"4:8": "o", "2:4": "s", "4:8T": "D"}
+TICKS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 def draw(document: dict[str, Any], file: Path) -> None:
@@ -49,6 +50,10 @@ def draw_errors(panel: Any, tasks: list[dict[str, Any]]) -> None:
     panel.set_yticks(range(len(tasks)), [f"{t['task']} {t['pattern']}" for t in tasks])
     panel.set_ylim(len(tasks) - 0.5, -0.5)
     panel.set_xscale("log")
+    low, high = panel.get_xlim()
+    ticks = [tick for tick in TICKS if low <= tick <= high]
+    panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    panel.minorticks_off()
     panel.set_xlabel("error of a layer's output, relative to its power")
     panel.grid(axis="x", color="#dddddd", linewidth=0.6)
     panel.set_axisbelow(True)
