@@ -110,7 +110,6 @@ def test_a_quick_run_measures_every_direction(
 
 
 def test_the_measured_process_runs_the_library(tmp_path: Path) -> None:
-    pytest.importorskip("transposable.sparse")
     json_file = tmp_path / "r.json"
     assert matmul.main([*QUICK, "--json", str(json_file)]) == 0
     results = json.loads(json_file.read_text())
