@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.block_training import PERIOD
-from benchmarks.tables import markdown_table, seconds, within_markers
+from benchmarks.tables import file_with, markdown_table, print_table, seconds
 
 BEGIN: Final = "<!-- benchmark:block -->"
 END: Final = "<!-- /benchmark:block -->"
@@ -53,14 +52,7 @@ def show(results: dict[str, Any]) -> None:
         (inference_title(results), inference_rows(results), INFERENCE_NOTE),
         ("Targets", target_rows(results), ""),
     ):
-        if len(rows) < 2:
-            continue
-        table = Table(title=title, title_justify="left", caption=note, caption_justify="left")
-        for column, heading in enumerate(rows[0]):
-            table.add_column(heading, justify="left" if column == 0 else "right")
-        for row in rows[1:]:
-            table.add_row(*row)
-        console.print(table)
+        print_table(console, title, rows, note)
     for line in results["skipped"]:
         console.print(line, markup=False, highlight=False)
 
@@ -170,14 +162,8 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def into_markdown(path: Path, results: dict[str, Any]) -> str:
-    """The text of the file with the tables between its markers; a new file if there is none.
-
-    Raises:
-        MarkerError: if the file has no pair of markers.
-    """
-    if not path.exists():
-        return f"{BEGIN}\n{markdown(results)}{END}\n"
-    return within_markers(path, path.read_text(), BEGIN, END, markdown(results))
+    """As :func:`benchmarks.tables.file_with`."""
+    return file_with(path, BEGIN, END, markdown(results))
 
 
 def _where(part: dict[str, Any]) -> str:

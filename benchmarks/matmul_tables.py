@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.harness import Clock
 from benchmarks.matmul_peers import DIRECTIONS, TITLES
 from benchmarks.matmul_targets import LEAST_TOKENS
-from benchmarks.tables import markdown_table, seconds, within_markers
+from benchmarks.tables import file_with, markdown_table, print_table, seconds
 
 BEGIN: Final = "<!-- benchmark:matmul -->"
 END: Final = "<!-- /benchmark:matmul -->"
@@ -42,13 +41,19 @@ def show(results: dict[str, Any], *, details: bool = False) -> None:
         console.print("[bold]--quick: shows that it runs; these figures mean nothing[/bold]")
     for section in results["sections"]:
         console.print(f"\n[bold]{section['title']}[/bold]: {about(section)}", highlight=False)
-        _print(console, "Dense / sparse, wall clock", summary_rows(section), NOTE)
-        _print(console, "Dense / sparse, CPU time of all threads", summary_rows(section, "cpu"))
-        _print(console, "Best dense / sparse by layer and batch, wall clock", case_rows(section))
+        print_table(console, "Dense / sparse, wall clock", summary_rows(section), NOTE)
+        print_table(
+            console, "Dense / sparse, CPU time of all threads", summary_rows(section, "cpu")
+        )
+        print_table(
+            console, "Best dense / sparse by layer and batch, wall clock", case_rows(section)
+        )
         if details:
-            _print(console, "Times of one product, wall clock", time_rows(section))
-        _print(console, "What the streams cost", cost_rows(section), _COSTS_NOTE)
-    _print(console, "Targets", target_rows(results), "Met: the worst product reaches the target.")
+            print_table(console, "Times of one product, wall clock", time_rows(section))
+        print_table(console, "What the streams cost", cost_rows(section), _COSTS_NOTE)
+    print_table(
+        console, "Targets", target_rows(results), "Met: the worst product reaches the target."
+    )
     for line in results["skipped"]:
         console.print(line, markup=False, highlight=False)
 
@@ -217,25 +222,8 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def into_markdown(path: Path, results: dict[str, Any]) -> str:
-    """The text of the file with the tables between its markers; a new file if there is none.
-
-    Raises:
-        MarkerError: if the file has no pair of markers.
-    """
-    if not path.exists():
-        return f"{BEGIN}\n{markdown(results)}{END}\n"
-    return within_markers(path, path.read_text(), BEGIN, END, markdown(results))
-
-
-def _print(console: Console, title: str, rows: list[list[str]], note: str = "") -> None:
-    if len(rows) < 2:
-        return
-    table = Table(title=title, title_justify="left", caption=note, caption_justify="left")
-    for column, heading in enumerate(rows[0]):
-        table.add_column(heading, justify="left" if column == 0 else "right")
-    for row in rows[1:]:
-        table.add_row(*row)
-    console.print(table)
+    """As :func:`benchmarks.tables.file_with`."""
+    return file_with(path, BEGIN, END, markdown(results))
 
 
 def _ratios(

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks import machine
-from benchmarks.tables import markdown_table, seconds, within_markers
+from benchmarks.tables import markdown_table, print_table, seconds, within_markers
 
 BEGIN: Final = "<!-- refresh:begin -->"
 END: Final = "<!-- refresh:end -->"
@@ -60,12 +59,7 @@ def show(results: dict[str, Any]) -> None:
         ("Added to the dense step, CPU time of all threads", cost_rows(results, "cpu"), ""),
         ("Targets", target_rows(results), ""),
     ):
-        table = Table(title=title, title_justify="left", caption=note, caption_justify="left")
-        for column, heading in enumerate(rows[0]):
-            table.add_column(heading, justify="left" if column == 0 else "right")
-        for row in rows[1:]:
-            table.add_row(*row)
-        console.print(table)
+        print_table(console, title, rows, note)
 
 
 def time_rows(results: dict[str, Any]) -> list[list[str]]:

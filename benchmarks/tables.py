@@ -58,6 +58,25 @@ def share(value: float) -> str:
     return f"{math.floor(value * 1000) / 10:.1f} %"
 
 
+def print_table(
+    console: Console, title: str, rows: list[list[str]], note: str = "", *, sections: bool = False
+) -> None:
+    """Headings and rows on the terminal; nothing if there is no row below the headings.
+
+    ``sections``: a line wherever the first column changes.
+    """
+    if len(rows) < 2:
+        return
+    table = Table(title=title, title_justify="left", caption=note, caption_justify="left")
+    for column, heading in enumerate(rows[0]):
+        table.add_column(heading, justify="left" if column == 0 else "right")
+    for previous, row in zip([None, *rows[1:]], rows[1:], strict=False):
+        if sections and previous and previous[0] != row[0]:
+            table.add_section()
+        table.add_row(*row)
+    console.print(table)
+
+
 def show(results: dict[str, Any]) -> None:
     """Print everything."""
     console = Console(width=150)
@@ -72,16 +91,7 @@ def show(results: dict[str, Any]) -> None:
         ("Solvers, one thread", peer_rows(results), _peer_note(results)),
         ("Targets", target_rows(results), ""),
     ):
-        if len(rows) < 2:
-            continue
-        table = Table(title=title, title_justify="left", caption=note, caption_justify="left")
-        for column, heading in enumerate(rows[0]):
-            table.add_column(heading, justify="left" if column == 0 else "right")
-        for previous, row in zip([None, *rows[1:]], rows[1:], strict=False):
-            if title.startswith("Solvers") and previous and previous[0] != row[0]:
-                table.add_section()
-            table.add_row(*row)
-        console.print(table)
+        print_table(console, title, rows, note, sections=title.startswith("Solvers"))
     for line in results["skipped"]:
         console.print(line, markup=False, highlight=False)
 
@@ -240,14 +250,19 @@ def featured(results: dict[str, Any]) -> str | None:
 
 
 def into_markdown(path: Path, results: dict[str, Any]) -> str:
-    """The text of the file with the tables between its markers; a new file if there is none.
+    """As :func:`file_with`."""
+    return file_with(path, BEGIN, END, markdown(results))
+
+
+def file_with(path: Path, begin: str, end: str, table: str) -> str:
+    """The text of the file with the table between its markers; a new file if there is none.
 
     Raises:
         MarkerError: if the file has no pair of markers.
     """
     if not path.exists():
-        return f"{BEGIN}\n{markdown(results)}{END}\n"
-    return within_markers(path, path.read_text(), BEGIN, END, markdown(results))
+        return f"{begin}\n{table}{end}\n"
+    return within_markers(path, path.read_text(), begin, end, table)
 
 
 def within_markers(path: Path, text: str, begin: str, end: str, table: str) -> str:
