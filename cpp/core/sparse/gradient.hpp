@@ -8,14 +8,21 @@
 
 namespace transposable::TP_ISA {
 
+// a and b, each added to itself with lanes D apart changed over: a's sums where the lane lacks the bit
+// D, and b's where it has it.
+template <int D, int... Lane>
+TP_INLINE F32 folded(F32 a, F32 b, std::integer_sequence<int, Lane...>) {
+  constexpr int lanes = sizeof...(Lane);
+  return __builtin_shufflevector(a, b, (Lane & D ? lanes + Lane : Lane)...) +
+         __builtin_shufflevector(a, b, (Lane & D ? lanes + Lane - D : Lane + D)...);
+}
+
 // Lane i of the result is the sum of all lanes of rows[i].
 template <int D = kLanes32 / 2>
 TP_INLINE F32 sums_of(F32 (&rows)[kLanes32]) {
 #pragma GCC unroll 16
-  for (int i = 0; i < D; ++i) {
-    exchange<D>(rows[i], rows[i + D], std::make_integer_sequence<int, kLanes32>{});
-    rows[i] += rows[i + D];
-  }
+  for (int i = 0; i < D; ++i)
+    rows[i] = folded<D>(rows[i], rows[i + D], std::make_integer_sequence<int, kLanes32>{});
   if constexpr (D == 1)
     return rows[0];
   else
@@ -32,19 +39,27 @@ constexpr int columns_at_once(int rows) {
   return columns[rows];
 }
 
-// out[j N + r] (+)= sum_s rows[r][s] columns[j][s]
+// A few columns of one run: all that one function call works on.
+struct Part {
+  const float *rows[8], *columns[12];
+  float* out[8];                  // row of the gradient, by row
+  const std::uint16_t* channels;  // place in it, by column
+  int samples;
+};
+
+// out[r][channels[j]] (+)= sum_s rows[r][s] columns[j][s]
 template <int N, int C>
-void gradient_of(const float* const* rows, const float* const* columns, int samples, float* out,
-                 bool add) {
+void gradient_of(const Part& part, bool add) {
   constexpr int L = kLanes32, count = N * C, padded = (count + L - 1) / L * L;
   F32 sums[padded];
 #pragma GCC unroll 32
   for (int i = 0; i < padded; ++i) sums[i] = F32{};
   const float *row[N], *column[C];
 #pragma GCC unroll 16
-  for (int r = 0; r < N; ++r) row[r] = rows[r];
+  for (int r = 0; r < N; ++r) row[r] = part.rows[r];
 #pragma GCC unroll 16
-  for (int j = 0; j < C; ++j) column[j] = columns[j];
+  for (int j = 0; j < C; ++j) column[j] = part.columns[j];
+  const std::int64_t samples = part.samples;
   for (std::int64_t s = 0; s < samples; s += L) {
     F32 dy[N];
 #pragma GCC unroll 16
@@ -56,25 +71,26 @@ void gradient_of(const float* const* rows, const float* const* columns, int samp
       for (int r = 0; r < N; ++r) sums[j * N + r] += x * dy[r];
     }
   }
+  float found[padded];
 #pragma GCC unroll 8
   for (int first = 0; first < padded; first += L) {
-    F32 part[L];
+    F32 group[L];
 #pragma GCC unroll 16
-    for (int i = 0; i < L; ++i) part[i] = sums[first + i];
-    const F32 found = sums_of(part);
-    if (first + L <= count) {
-      store(out + first, add ? load<F32>(out + first) + found : found);
-    } else {  // what follows belongs to another thread
-      float rest[L];
-      store(rest, found);
-      const int left = count - first < L ? count - first : L;
-      for (int i = 0; i < left; ++i)
-        out[first + i] = add ? out[first + i] + rest[i] : rest[i];
+    for (int i = 0; i < L; ++i) group[i] = sums[first + i];
+    store(found + first, sums_of(group));
+  }
+#pragma GCC unroll 16
+  for (int j = 0; j < C; ++j) {
+    const std::int64_t channel = part.channels[j];
+#pragma GCC unroll 16
+    for (int r = 0; r < N; ++r) {
+      float& to = part.out[r][channel];
+      to = add ? to + found[j * N + r] : found[j * N + r];
     }
   }
 }
 
-using PartGradient = void (*)(const float* const*, const float* const*, int, float*, bool);
+using PartGradient = void (*)(const Part&, bool);
 
 // The function for n rows and c columns is at [n - 1][c - 1].
 struct PartTable {
@@ -93,12 +109,15 @@ struct PartTable {
 inline constexpr PartTable part_table;
 
 inline void gradient(const BlockGradient& block) {
-  float* out = block.gradient;
+  Part part;
+  part.samples = block.samples;
   for (const std::uint16_t* index = block.index; index[0];) {
-    const float* rows[8];
     int n = 0;
-    for (unsigned type = index[0]; type; type &= type - 1)
-      rows[n++] = block.dy + __builtin_ctz(type) * block.stride;
+    for (unsigned type = index[0]; type; type &= type - 1, ++n) {
+      const int row = __builtin_ctz(type);
+      part.rows[n] = block.dy + row * block.stride;
+      part.out[n] = block.gradient + row * block.gradient_stride;
+    }
     const int count = index[1];
     const std::uint16_t* const channels = index + 2;
     std::uint16_t& taken = block.taken[index - block.index];
@@ -109,17 +128,14 @@ inline void gradient(const BlockGradient& block) {
     // Equal shares rather than full ones and a rest.
     const int most = columns_at_once(n);
     int left = last - first;
-    const std::uint16_t* channel = channels + first;
-    float* to = out + first * n;
+    part.channels = channels + first;
     for (int parts = (left + most - 1) / most; parts > 0; --parts) {
       const int share = (left + parts - 1) / parts;
-      const float* columns[12];
-      for (int j = 0; j < share; ++j) columns[j] = block.x + *channel++ * block.stride;
-      part_table.parts[n - 1][share - 1](rows, columns, block.samples, to, block.add);
-      to += share * n;
+      for (int j = 0; j < share; ++j) part.columns[j] = block.x + part.channels[j] * block.stride;
+      part_table.parts[n - 1][share - 1](part, block.add);
+      part.channels += share;
       left -= share;
     }
-    out += count * n;
     index = channels + count;
   }
 }

@@ -32,7 +32,7 @@ struct BlockProduct {
 };
 
 // Sums over samples for those columns of a block that come before `end`, relative to its first, and
-// were not taken yet: gradient[p] += sum_s dy[row of p][s] x[column of p][s].
+// were not taken yet: gradient[r][c] (+)= sum_s dy[r][s] x[c][s] where the mask keeps (r, c).
 struct BlockGradient {
   const std::uint16_t* index;
   std::uint16_t* taken;  // as the index; where a run begins, how many of its columns were
@@ -41,7 +41,8 @@ struct BlockGradient {
   const float* dy;  // [row][stride]
   std::int64_t stride;
   int samples;      // a multiple of the lanes
-  float* gradient;
+  float* gradient;  // of the block's first row and column
+  std::int64_t gradient_stride;
   bool add;         // to what is in gradient, instead of writing it
 };
 

@@ -32,9 +32,8 @@ constexpr std::int64_t kSums = 256 << 10;  // bytes of sums that wait for their 
 constexpr std::int64_t kWeights = 384 << 10;  // bytes of the stream that panels in turn are multiplied with
 constexpr std::int64_t kPacked = 4 << 20;  // bytes of samples that a thread packs at once
 constexpr int kShortBlock = 256;           // columns
-// What is at hand for the weight gradient, together 512 KiB, which should stay in the L2 cache.
-constexpr std::int64_t kGradientSamples = 512;
-constexpr int kGradientColumns = 256;
+// Samples at hand for the weight gradient: what should stay in the L2 cache.
+constexpr std::int64_t kSlab = 512 << 10;  // bytes
 
 struct Free {
   void operator()(float* p) const { std::free(p); }
@@ -284,14 +283,19 @@ void stream_weight_gradient(const StreamView& stream, const SampleRows& x, const
   const SparseKernels& kernels = active_sparse_kernels();
   const StreamShape& shape = stream.shape;
   const std::int64_t entries = shape.rows * shape.cols;
-  std::fill_n(out, entries, 0.0f);
-  if (samples == 0 || entries == 0) return;
-  const std::int64_t chunk = std::min(kGradientSamples, ceil_div(samples, kernels.lanes) * kernels.lanes);
+  if (samples == 0 || entries == 0) {
+    std::fill_n(out, entries, 0.0f);
+    return;
+  }
+  // Where few rows share a column, sums over more samples pay, with fewer columns at hand.
+  const std::int64_t kept = stream.value_starts[shape.blocks()];
+  const std::int64_t most = kept < 3 * ceil_div(shape.rows, shape.row_block) * shape.cols ? 1024 : 512;
+  const std::int64_t chunk = std::min(most, ceil_div(samples, kernels.lanes) * kernels.lanes);
+  const std::int64_t at_hand = std::min<std::int64_t>(512, kSlab / (chunk * sizeof(float)));
   // A distance that is no power of two: else all channels fall on the same few lines of the cache.
   const std::int64_t stride = chunk + kernels.lanes;
   const Floats columns = floats(shape.cols * stride);
   const Floats rows = floats(shape.row_blocks() * shape.row_block * stride);
-  const Floats gradient = floats(stream.value_starts[shape.blocks()]);
   std::vector<std::uint16_t> taken(stream.index_starts[shape.blocks()]);
   for (std::int64_t first = 0; first < samples; first += chunk) {
     const std::int64_t valid = std::min(chunk, samples - first);
@@ -306,22 +310,30 @@ void stream_weight_gradient(const StreamView& stream, const SampleRows& x, const
       return [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t block = 0; block < shape.col_blocks(); ++block) {
           const std::int64_t left = block * shape.col_block;
-          const int wide = static_cast<int>(std::min<std::int64_t>(shape.col_block, shape.cols - left));
-          for (int column = kGradientColumns; column < wide + kGradientColumns;
-               column += kGradientColumns)
+          const std::int64_t wide = std::min<std::int64_t>(shape.col_block, shape.cols - left);
+          for (std::int64_t column = 0; column < wide; column += at_hand) {
+            const std::int64_t beyond = std::min(column + at_hand, wide);
             for (std::int64_t row = begin; row < end; ++row) {
-              const std::int64_t b = block * shape.row_blocks() + row;
+              const std::int64_t b = block * shape.row_blocks() + row, top = row * shape.row_block;
+              float* const corner = out + top * shape.cols + left;
+              const std::int64_t height = std::min<std::int64_t>(shape.row_block, shape.rows - top);
+              if (first == 0)
+                for (std::int64_t r = 0; r < height; ++r)
+                  std::fill_n(corner + r * shape.cols + column, beyond - column, 0.0f);
+              // What the next block writes to, on its way while this one computes.
+              for (std::int64_t r = height; r < std::min(2 * height, shape.rows - top); ++r)
+                for (std::int64_t c = column; c < beyond; c += 16)
+                  __builtin_prefetch(corner + r * shape.cols + c, 1);
               kernels.gradient({stream.block(b), taken.data() + stream.index_starts[b],
-                                std::min(column, wide), columns.get() + left * stride,
-                                rows.get() + row * shape.row_block * stride, stride,
-                                static_cast<int>(width),
-                                gradient.get() + stream.value_starts[b], first > 0});
+                                static_cast<int>(beyond), columns.get() + left * stride,
+                                rows.get() + top * stride, stride, static_cast<int>(width), corner,
+                                shape.cols, first > 0});
             }
+          }
         }
       };
     });
   }
-  scatter_stream(stream, gradient.get(), DType::f32, out, shape.cols, 1, threads);
 }
 
 }  // namespace transposable
