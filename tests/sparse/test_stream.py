@@ -55,16 +55,25 @@ def test_pinned_bytes() -> None:
     assert stream.index.numpy().tobytes()[:18] == raw
 
 
-@pytest.mark.parametrize("side", range(41))
+@pytest.mark.parametrize("side", range(71))
 def test_every_small_shape(side: int) -> None:
-    """All numbers of columns and rows up to 40, each with its own numbers of tokens."""
-    for other in range(41):
-        seed = 41 * side + other
+    """All numbers of columns and rows up to 70, each with its own number of tokens up to 70."""
+    for other in range(71):
+        seed = 71 * side + other
         mask = random_mask(side, other, seed, (seed % 5) / 4)
-        check_stream(mask, BLOCKINGS[seed % 4], seed % 41, seed, DTYPES[seed % 3 == 0])
+        tokens = (13 * side + 29 * other) % 71
+        check_stream(mask, BLOCKINGS[seed % 4], tokens, seed, DTYPES[seed % 3 == 0])
 
 
-@pytest.mark.parametrize("tokens", [*range(41), 47, 48, 49, 63, 64, 65, 95, 96, 97, 145])
+@pytest.mark.parametrize("density", [0.1, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("tokens", [255, 512, 513, 1024, 1100, 2050])
+def test_sums_over_many_samples(tokens: int, density: float) -> None:
+    """The weight gradient takes samples and columns in slabs, whose size depends on all of these."""
+    for cols, blocking in ((530, Blocking(8, 2048)), (300, Blocking(4, 128))):
+        check_stream(random_mask(21, cols, tokens, density), blocking, tokens, cols)
+
+
+@pytest.mark.parametrize("tokens", [*range(71), 95, 96, 97, 145])
 def test_every_number_of_tokens(tokens: int) -> None:
     for number, (dtype, blocking) in enumerate(itertools.product(DTYPES, BLOCKINGS)):
         check_stream(random_mask(19 + number, 34, tokens), blocking, tokens, number, dtype)
