@@ -1,10 +1,12 @@
 // Python bindings of compressed matrices: the arrays of a stream come one by one.
 #include "bind_sparse.hpp"
 
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/tuple.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -12,6 +14,7 @@
 #include <vector>
 
 #include "convert.hpp"
+#include "core/sparse/image.hpp"
 #include "core/sparse/matmul.hpp"
 
 namespace {
@@ -28,6 +31,9 @@ using WritableValues = nb::ndarray<nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Matrix = nb::ndarray<nb::ro, nb::ndim<2>, nb::device::cpu>;
 using WritableMatrix = nb::ndarray<nb::ndim<2>, nb::device::cpu>;
 using FloatMatrix = nb::ndarray<float, nb::ndim<2>, nb::device::cpu>;
+using Image = nb::ndarray<nb::ro, nb::ndim<4>, nb::device::cpu>;
+using WritableImage = nb::ndarray<nb::ndim<4>, nb::device::cpu>;
+using Pair = std::array<std::int64_t, 2>;
 using Bias = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 void require(bool condition, const char* text) {
@@ -67,6 +73,14 @@ void require_shape(const Array& array, std::int64_t rows, std::int64_t cols, con
   require(static_cast<std::int64_t>(array.shape(0)) == rows &&
               static_cast<std::int64_t>(array.shape(1)) == cols,
           text);
+}
+
+void require_contiguous(const FloatMatrix& out) {
+  const std::int64_t rows = static_cast<std::int64_t>(out.shape(0));
+  const std::int64_t cols = static_cast<std::int64_t>(out.shape(1));
+  require(rows * cols == 0 ||
+              ((out.stride(1) == 1 || cols == 1) && (out.stride(0) == cols || rows == 1)),
+          "out: must be contiguous");
 }
 
 // Rows of samples: the last dimension must be contiguous.
@@ -134,9 +148,9 @@ void sparse_matmul(const Index& index, const Starts& starts, std::int64_t rows, 
   require_shape(out, samples, rows, "out: shape must be [samples, rows]");
   require(!bias || static_cast<std::int64_t>(bias->shape(0)) == rows, "bias: shape must be [rows]");
   require(out.stride(1) == 1 || rows <= 1, "out: the last dimension must be contiguous");
-  const transposable::OutputRows y{out.data(), storage_of(out.dtype()), out.stride(0)};
+  const transposable::RowSink y({out.data(), storage_of(out.dtype()), out.stride(0)});
   const DType dtype = storage_of(values.dtype());
-  const transposable::SampleRows from = samples_of(x);
+  const transposable::RowSource from(samples_of(x));
   nb::gil_scoped_release release;
   transposable::stream_matmul(stream, values.data(), dtype, from, bias ? bias->data() : nullptr, y,
                               samples, threads);
@@ -150,12 +164,91 @@ void sparse_weight_gradient(const Index& index, const Starts& starts, std::int64
   require_shape(x, samples, cols, "x: shape must be [samples, cols]");
   require_shape(dy, samples, rows, "dy: shape must be [samples, rows]");
   require_shape(out, rows, cols, "out: shape must be [rows, cols]");
-  require(rows * cols == 0 ||
-              ((out.stride(1) == 1 || cols == 1) && (out.stride(0) == cols || rows == 1)),
-          "out: must be contiguous");
-  const transposable::SampleRows columns = samples_of(x), lines = samples_of(dy);
+  require_contiguous(out);
+  const transposable::RowSource columns(samples_of(x)), lines(samples_of(dy));
   nb::gil_scoped_release release;
   transposable::stream_weight_gradient(stream, columns, lines, samples, out.data(), threads);
+}
+
+template <class Array>
+std::int64_t extent(const Array& array, std::size_t dimension) {
+  return static_cast<std::int64_t>(array.shape(dimension));
+}
+
+transposable::Images images_of(const Image& x) {
+  return {x.data(),     storage_of(x.dtype()), extent(x, 0), extent(x, 1), extent(x, 2),
+          extent(x, 3), x.stride(0),           x.stride(1),  x.stride(2),  x.stride(3)};
+}
+
+// Numbers so small that no position can overflow; whatever they are, what is outside of the image is 0.
+transposable::Window window_of(const Pair& kernel, const Pair& stride, const Pair& padding,
+                               const Pair& dilation) {
+  constexpr std::int64_t most = std::int64_t{1} << 20;
+  for (int i = 0; i < 2; ++i)
+    require(kernel[i] >= 1 && kernel[i] <= most && stride[i] >= 1 && stride[i] <= most &&
+                padding[i] >= -most * most && padding[i] <= most * most && dilation[i] >= -most &&
+                dilation[i] <= most,
+            "window: kernel and stride must be 1 to 2^20, dilation at most 2^20, padding 2^40");
+  return {kernel[0],  kernel[1],  stride[0],   stride[1],
+          padding[0], padding[1], dilation[0], dilation[1]};
+}
+
+void sparse_conv2d(const Index& index, const Starts& starts, std::int64_t rows, std::int64_t cols,
+                   int row_block, int col_block, const Values& values, const Image& x,
+                   const std::optional<Bias>& bias, const WritableImage& out, const Pair& kernel,
+                   const Pair& stride, const Pair& padding, const Pair& dilation, int threads) {
+  const StreamView stream = stream_of(index, starts, rows, cols, row_block, col_block);
+  require_values(values, stream);
+  const transposable::Window window = window_of(kernel, stride, padding, dilation);
+  require(window.height * window.width * extent(x, 1) == cols,
+          "x: its channels times the taps of the kernel must be cols");
+  require(extent(out, 0) == extent(x, 0) && extent(out, 1) == rows,
+          "out: shape must be [images, rows, height, width]");
+  require(!bias || static_cast<std::int64_t>(bias->shape(0)) == rows, "bias: shape must be [rows]");
+  const std::int64_t height = extent(out, 2), width = extent(out, 3), pixels = height * width;
+  const std::int64_t samples = extent(x, 0) * pixels;
+  if (samples * rows == 0) return;
+  const auto lies = [&](std::int64_t image, std::int64_t channel, std::int64_t row, std::int64_t pixel) {
+    return (out.stride(0) == image || extent(out, 0) == 1) && (out.stride(1) == channel || rows == 1) &&
+           (out.stride(2) == row || height == 1) && (out.stride(3) == pixel || width == 1);
+  };
+  const bool planes = lies(rows * pixels, pixels, width, 1);
+  require(planes || lies(rows * pixels, 1, width * rows, rows),
+          "out: must be contiguous, or so with channels last");
+  const DType dtype = storage_of(values.dtype()), y = storage_of(out.dtype());
+  const transposable::Images images = images_of(x);
+  nb::gil_scoped_release release;
+  const transposable::ImageSource from(images, window, height, width);
+  const float* const shift = bias ? bias->data() : nullptr;
+  if (planes)
+    transposable::stream_matmul(stream, values.data(), dtype, from, shift,
+                                transposable::ImageSink(out.data(), y, rows, pixels), samples, threads);
+  else
+    transposable::stream_matmul(stream, values.data(), dtype, from, shift,
+                                transposable::RowSink({out.data(), y, rows}), samples, threads);
+}
+
+void sparse_conv2d_weight_gradient(const Index& index, const Starts& starts, std::int64_t rows,
+                                   std::int64_t cols, int row_block, int col_block, const Image& x,
+                                   const Image& dy, const FloatMatrix& out, const Pair& kernel,
+                                   const Pair& stride, const Pair& padding, const Pair& dilation,
+                                   int threads) {
+  const StreamView stream = stream_of(index, starts, rows, cols, row_block, col_block);
+  const transposable::Window window = window_of(kernel, stride, padding, dilation);
+  require(window.height * window.width * extent(x, 1) == cols,
+          "x: its channels times the taps of the kernel must be cols");
+  require(extent(dy, 0) == extent(x, 0) && extent(dy, 1) == rows,
+          "dy: shape must be [images, rows, height, width]");
+  require_shape(out, rows, cols, "out: shape must be [rows, cols]");
+  require_contiguous(out);
+  const transposable::Images images = images_of(x), gradients = images_of(dy);
+  const std::int64_t samples = gradients.batch * gradients.height * gradients.width;
+  nb::gil_scoped_release release;
+  transposable::stream_weight_gradient(
+      stream, transposable::ImageSource(images, window, gradients.height, gradients.width),
+      transposable::ImageSource(gradients, {1, 1, 1, 1, 0, 0, 1, 1}, gradients.height,
+                                gradients.width),
+      samples, out.data(), threads);
 }
 
 }  // namespace
@@ -175,6 +268,14 @@ void bind_sparse(nb::module_& module) {
   module.def("sparse_weight_gradient", &sparse_weight_gradient, "index"_a, "starts"_a, "rows"_a,
              "cols"_a, "row_block"_a, "col_block"_a, "x"_a, "dy"_a, "out"_a.noconvert(), "threads"_a,
              "out = dy^T x where kept, 0 elsewhere.");
+  module.def("sparse_conv2d", &sparse_conv2d, "index"_a, "starts"_a, "rows"_a, "cols"_a,
+             "row_block"_a, "col_block"_a, "values"_a, "x"_a, "bias"_a.none(), "out"_a.noconvert(),
+             "kernel"_a, "stride"_a, "padding"_a, "dilation"_a, "threads"_a,
+             "out = x * A + bias, where the columns of A are the taps of a kernel, channel by channel.");
+  module.def("sparse_conv2d_weight_gradient", &sparse_conv2d_weight_gradient, "index"_a, "starts"_a,
+             "rows"_a, "cols"_a, "row_block"_a, "col_block"_a, "x"_a, "dy"_a, "out"_a.noconvert(),
+             "kernel"_a, "stride"_a, "padding"_a, "dilation"_a, "threads"_a,
+             "The gradient of A for sparse_conv2d where kept, 0 elsewhere.");
   module.def(
       "sparse_blocking", [](int, int m) { return transposable::stream_blocking(m); }, "n"_a, "m"_a,
       "(row_block, col_block) that suits a pattern on the instruction set in use.");

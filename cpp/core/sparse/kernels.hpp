@@ -22,6 +22,30 @@ struct OutputRows {
   std::int64_t stride;
 };
 
+// Some lanes of one vector of a panel, a bit for each, whose samples lie evenly in memory; the offset, in
+// elements from where a channel begins, is that of lane 0, which need not be one of them.
+struct LanePixels {
+  std::int64_t offset;
+  std::uint32_t lanes;
+  std::int32_t vector;
+};
+// Samples of a panel, from `place` on, that lie side by side.
+struct PixelPiece {
+  std::int64_t place, count, offset;
+};
+// Images whose channels lie apart.
+struct PixelPlanes {
+  const void* data;
+  DType dtype;
+  std::int64_t channel_stride;
+  std::int64_t step;  // from the pixel of one lane to that of the next
+};
+struct OutputPlanes {
+  void* data;
+  DType dtype;
+  std::int64_t channel_stride;
+};
+
 // One block of a stream times one panel.
 struct BlockProduct {
   const std::uint16_t* index;
@@ -59,6 +83,15 @@ struct SparseKernels {
   // Channels [first, last) of a panel into the columns of y.
   void (*unpack)(const float* panel, std::int64_t width, std::int64_t samples, std::int64_t first,
                  std::int64_t last, const OutputRows& y);
+  // As pack, from a pointer for each of `width` rows.
+  void (*pack_gathered)(const void* const* rows, DType dtype, std::int64_t first, std::int64_t last,
+                        float* panel, std::int64_t width, std::int64_t stride);
+  // Channels [0, channels) into a panel, by ascending vectors; zero in lanes that none of them has.
+  void (*pack_pixels)(const PixelPlanes& x, const LanePixels* pixels, std::int64_t count,
+                      std::int64_t channels, float* panel, std::int64_t width, std::int64_t stride);
+  // Channels [0, channels) of a panel to pixels side by side.
+  void (*unpack_pixels)(const float* panel, std::int64_t width, const PixelPiece* pieces,
+                        std::int64_t count, std::int64_t channels, const OutputPlanes& y);
   void (*gradient)(const BlockGradient& block);
   // Does so many rounds of independent multiply-adds; returns how many operations they were.
   double (*multiply_adds)(long rounds, float* sums);

@@ -4,6 +4,7 @@
 #include "multiply.hpp"
 #include "panel.hpp"
 #include "peak.hpp"
+#include "pixels.hpp"
 
 namespace transposable {
 extern const SparseKernels sparse_kernels_baseline;
@@ -14,6 +15,9 @@ const SparseKernels sparse_kernels_baseline = {"baseline",
                                               baseline::multiply,
                                               baseline::pack,
                                               baseline::unpack,
+                                              baseline::pack_gathered,
+                                              baseline::pack_pixels,
+                                              baseline::unpack_pixels,
                                               baseline::gradient,
                                               baseline::multiply_adds};
 }  // namespace transposable

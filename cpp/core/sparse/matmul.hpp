@@ -4,18 +4,19 @@
 #include <utility>
 
 #include "kernels.hpp"
+#include "samples.hpp"
 #include "stream.hpp"
 
 namespace transposable {
 
-// y[t, r] = sum_c A[r, c] x[t, c] + bias[r] for `samples` rows of x and y; bias may be null. Sums are
+// y[t, r] = sum_c A[r, c] x[t, c] + bias[r] for `samples` samples t; bias may be null. Sums are
 // in float, in the order of the stream; they depend neither on the number of threads nor of samples.
-void stream_matmul(const StreamView& stream, const void* values, DType dtype, const SampleRows& x,
-                   const float* bias, const OutputRows& y, std::int64_t samples, int threads);
+void stream_matmul(const StreamView& stream, const void* values, DType dtype, const SampleSource& x,
+                   const float* bias, const SampleSink& y, std::int64_t samples, int threads);
 
 // out[r, c] = sum_t dy[t, r] x[t, c] where kept and 0 elsewhere; out is [rows, cols], contiguous.
-void stream_weight_gradient(const StreamView& stream, const SampleRows& x, const SampleRows& dy,
-                            std::int64_t samples, float* out, int threads);
+void stream_weight_gradient(const StreamView& stream, const SampleSource& x,
+                            const SampleSource& dy, std::int64_t samples, float* out, int threads);
 
 // Floating-point operations a second, in units of 1e9, that one thread reaches on numbers in registers:
 // the most of several tries within about so many seconds.

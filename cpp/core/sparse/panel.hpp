@@ -112,6 +112,38 @@ void unpack_rows(const float* panel, std::int64_t width, std::int64_t samples, s
     }
 }
 
+// Rows that lie anywhere, one for each sample of the panel.
+template <class T>
+void pack_gathered_rows(const void* const* rows, std::int64_t first, std::int64_t last, float* panel,
+                        std::int64_t width, std::int64_t stride) {
+  constexpr int L = kLanes32;
+  for (std::int64_t s = 0; s < width; s += L) {
+    const T* line[L];
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) line[i] = static_cast<const T*>(rows[s + i]);
+    float* to = panel + s;
+    std::int64_t c = first;
+    for (; c + L <= last; c += L, to += L * stride) {
+      F32 square[L];
+#pragma GCC unroll 16
+      for (int i = 0; i < L; ++i) square[i] = load_floats(line[i] + c);
+      transpose(square);
+#pragma GCC unroll 16
+      for (int i = 0; i < L; ++i) store(to + i * stride, square[i]);
+    }
+    for (; c < last; ++c, to += stride)
+      for (int l = 0; l < L; ++l) to[l] = sample(line[l] + c);
+  }
+}
+
+inline void pack_gathered(const void* const* rows, DType dtype, std::int64_t first, std::int64_t last,
+                          float* panel, std::int64_t width, std::int64_t stride) {
+  if (dtype == DType::bf16)
+    pack_gathered_rows<BFloat16>(rows, first, last, panel, width, stride);
+  else
+    pack_gathered_rows<float>(rows, first, last, panel, width, stride);
+}
+
 inline void pack(const SampleRows& x, std::int64_t samples, std::int64_t first, std::int64_t last,
                  float* panel, std::int64_t width, std::int64_t stride) {
   if (x.dtype == DType::bf16)
