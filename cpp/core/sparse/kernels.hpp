@@ -46,9 +46,12 @@ struct OutputPlanes {
   std::int64_t channel_stride;
 };
 
+// How far a product reads beyond the index of a block.
+inline constexpr int kColumnsAhead = 12;
+
 // One block of a stream times one panel.
 struct BlockProduct {
-  const std::uint16_t* index;
+  const std::uint16_t* index;  // kColumnsAhead entries more than the block's can be read
   const void* values;
   const float* x;     // panel of the block's columns
   float* y;           // panel of the block's rows; all row_block of them are written

@@ -15,8 +15,10 @@ TP_INLINE F32 spread(const BFloat16* from) {
   return __builtin_bit_cast(float, static_cast<std::uint32_t>(from->bits) << 16) - F32{};
 }
 
-// Columns come in no order that a cache could foresee; the weights are asked for in time.
+// Columns come in no order that a cache could foresee; the weights are asked for in time, and so are
+// the samples where so few rows share them that they would be waited for.
 inline constexpr int kAhead = 1024;  // bytes
+inline constexpr int kScarce = 2;    // rows
 
 template <int R, int K, unsigned Type, class Value>
 TP_INLINE void add_run(const std::uint16_t*& index, int count, const Value*& values, const float* x,
@@ -24,6 +26,12 @@ TP_INLINE void add_run(const std::uint16_t*& index, int count, const Value*& val
   constexpr int kept = __builtin_popcount(Type);
   do {
     const float* channel = x + static_cast<std::int64_t>(*index++) * (K * kLanes32);
+    if constexpr (R == 8 && kept <= kScarce) {
+      // Beyond the run it is the next type or count, which costs nothing either.
+      const float* later = x + static_cast<std::int64_t>(index[kColumnsAhead - 1]) * (K * kLanes32);
+#pragma GCC unroll 8
+      for (int k = 0; k < K; ++k) __builtin_prefetch(later + k * kLanes32);
+    }
     F32 samples[K];
 #pragma GCC unroll 8
     for (int k = 0; k < K; ++k) samples[k] = load<F32>(channel + k * kLanes32);

@@ -1,5 +1,6 @@
 // The product of a compressed matrix with samples.
 #include <algorithm>
+#include <vector>
 
 #include "../parallel.hpp"
 #include "matmul.hpp"
@@ -9,7 +10,7 @@ namespace transposable {
 namespace {
 
 constexpr std::int64_t kSums = 256 << 10;  // bytes of sums that wait for their next column block
-constexpr std::int64_t kWeights = 384 << 10;  // bytes of the stream that panels in turn are multiplied with
+constexpr std::int64_t kWeights = 768 << 10;  // bytes of the stream that panels in turn are multiplied with
 constexpr std::int64_t kPacked = 4 << 20;  // bytes of samples that a thread packs at once
 constexpr int kShortBlock = 256;           // columns
 
@@ -43,9 +44,12 @@ class Product {
         panels_(samples, kernels_.lanes,
                 shape_.row_block == 8 ? kernels_.vectors8 : kernels_.vectors4),
         chunk_rows_(std::max(kernels_.lanes, shape_.row_block)),
-        row_chunks_(ceil_div(shape_.rows, chunk_rows_)), bias_(floats(row_chunks_ * chunk_rows_)) {
+        row_chunks_(ceil_div(shape_.rows, chunk_rows_)), bias_(floats(row_chunks_ * chunk_rows_)),
+        copied_(first_to_copy(stream)) {
     std::fill_n(bias_.get(), row_chunks_ * chunk_rows_, 0.0f);
     if (bias) std::copy_n(bias, shape_.rows, bias_.get());
+    last_blocks_.assign(stream_.block(copied_), stream_.block(shape_.blocks()));
+    last_blocks_.resize(last_blocks_.size() + kColumnsAhead);
   }
 
   void run(int threads) const {
@@ -118,7 +122,7 @@ class Product {
         for (std::int64_t p = first; p < last; ++p)
           product_.kernels_.multiply(
               shape.row_block, product_.panels_.width_in_vectors(p), product_.dtype_,
-              {product_.stream_.block(b), values, x_of(p) + col_block * shape.col_block * width(p),
+              {product_.index(b), values, x_of(p) + col_block * shape.col_block * width(p),
                y_of(p - first) + (row - top) * width(p),
                col_block == 0 ? product_.bias_.get() + row : nullptr});
       }
@@ -137,6 +141,18 @@ class Product {
     Floats x_, y_;
     std::int64_t packed_ = -1;  // the panel that x begins with
   };
+
+  // The first of the blocks so near the end of the index that reading ahead would go beyond it.
+  static std::int64_t first_to_copy(const StreamView& stream) {
+    std::int64_t b = stream.shape.blocks();
+    const std::int64_t end = stream.index_starts[b];
+    while (b > 0 && stream.index_starts[b] + kColumnsAhead > end) --b;
+    return b;
+  }
+  const std::uint16_t* index(std::int64_t b) const {
+    if (b < copied_) return stream_.block(b);
+    return last_blocks_.data() + (stream_.index_starts[b] - stream_.index_starts[copied_]);
+  }
 
   // Samples of the widest panel.
   std::int64_t widest() const { return ceil_div(panels_.vectors, panels_.count) * kernels_.lanes; }
@@ -165,6 +181,8 @@ class Product {
   std::int64_t chunk_rows_;  // of a square to unpack, and whole blocks
   std::int64_t row_chunks_;
   Floats bias_;
+  std::int64_t copied_;  // first of the blocks below
+  std::vector<std::uint16_t> last_blocks_;
 };
 
 void fill_with_bias(const SampleSink& y, const float* bias, std::int64_t rows, std::int64_t samples,
