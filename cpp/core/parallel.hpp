@@ -1,5 +1,12 @@
 // Dynamic chunks over a few threads; the first exception is rethrown in the caller.
+//
+// Where the process has a GNU OpenMP runtime, as torch brings one, its threads are used: they wait in a
+// loop for a while after each parallel part of torch, and threads of our own would have to share the
+// processors with them.
 #pragma once
+
+#include <dlfcn.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -10,6 +17,18 @@
 #include <vector>
 
 namespace transposable {
+
+// Runs a function in some threads at once, possibly fewer, the caller among them.
+using TeamRunner = void (*)(void (*run)(void*), void* data, unsigned threads, unsigned flags);
+
+// The process that loaded this: threads of a runtime do not survive a fork, and it would wait for them.
+inline const pid_t loader = getpid();
+
+inline TeamRunner team_runner() {
+  static const auto found =
+      reinterpret_cast<TeamRunner>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+  return getpid() == loader ? found : nullptr;
+}
 
 // Calls work(begin, end) on chunks of [0, count) until none is left. `make` builds one worker for
 // each thread: make() -> work; `done(work)` is called for each at its end, one at a time. One thread
@@ -37,7 +56,12 @@ void parallel_chunks(std::int64_t count, std::int64_t chunk, int threads, Make m
       if (!failure) failure = std::current_exception();
     }
   };
-  {
+  if (threads == 1) {
+    run();
+  } else if (const TeamRunner team = team_runner()) {
+    team([](void* data) { (*static_cast<decltype(run)*>(data))(); }, &run,
+         static_cast<unsigned>(threads), 0);
+  } else {
     std::vector<std::jthread> others;
     for (int t = 1; t < threads; ++t) others.emplace_back(run);
     run();

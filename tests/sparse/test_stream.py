@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
+import signal
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -103,6 +106,28 @@ def test_any_shape(
     rows: int, cols: int, tokens: int, seed: int, blocking: Blocking, density: float
 ) -> None:
     check_stream(random_mask(rows, cols, seed, density), blocking, tokens, seed)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_threads_after_a_fork() -> None:
+    """The threads of OpenMP, which the products share with torch, are gone in a child."""
+    mask, x = random_mask(256, 300, 0), torch.randn(200, 300, generator=generator(1))
+    stream = Stream.build(mask, Blocking(8, 2048))
+    stream.fill(torch.ones(256, 300))
+    before, after = (torch.zeros(200, 256) for _ in range(2))
+    _core.sparse_matmul(*stream._where, stream.values, x, None, before, 4)
+    child = os.fork()
+    if child == 0:
+        # Nothing of torch's: in a child its own loops wait for those threads for ever.
+        _core.sparse_matmul(*stream._where, stream.values, x, None, after, 4)
+        os._exit(0 if (after.numpy() == before.numpy()).all() else 1)
+    deadline = time.monotonic() + 30
+    while (found := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.01)
+    assert found[1] == 0
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

@@ -10,7 +10,7 @@ namespace transposable {
 namespace {
 
 constexpr std::int64_t kSums = 256 << 10;  // bytes of sums that wait for their next column block
-constexpr std::int64_t kWeights = 768 << 10;  // bytes of the stream that panels in turn are multiplied with
+constexpr std::int64_t kWeights = 384 << 10;  // bytes of the stream that panels in turn are multiplied with
 constexpr std::int64_t kPacked = 4 << 20;  // bytes of samples that a thread packs at once
 constexpr int kShortBlock = 256;           // columns
 
