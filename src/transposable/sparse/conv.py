@@ -69,8 +69,8 @@ def nm_conv2d(
     stride of more than 1.
 
     Example:
-        >>> weight, kept = torch.ones(1, 1, 2, 2), torch.eye(2, dtype=torch.bool).reshape(1, 1, 2, 2)
-        >>> nm_conv2d(torch.arange(6.0).reshape(1, 1, 2, 3), weight, kept).tolist()
+        >>> kept = torch.eye(2, dtype=torch.bool).reshape(1, 1, 2, 2)
+        >>> nm_conv2d(torch.arange(6.0).reshape(1, 1, 2, 3), torch.ones(1, 1, 2, 2), kept).tolist()
         [[[[4.0, 6.0]]]]
 
     Hubara et al., NeurIPS 2021: one mask for the forward pass and the input gradient.
@@ -78,9 +78,9 @@ def nm_conv2d(
     x = autocast(x)
     _check(x, weight, mask, bias)
     kernel = weight.shape[2], weight.shape[3]
-    strides, dilations = _pair("stride", stride, 1), _pair("dilation", dilation, 1)
+    strides, dilations = pair("stride", stride, 1), pair("dilation", dilation, 1)
     pads, more = symmetric_padding(padding, kernel, dilations)
-    if "same" == padding and strides != (1, 1):
+    if padding == "same" and strides != (1, 1):
         raise SparseFormatError(
             f"nm_conv2d: received padding='same' with a stride of {strides}; it is for a stride of "
             "1: give the padding as numbers"
@@ -122,7 +122,7 @@ def symmetric_padding(
     if padding == "same":
         down, across = (d * (k - 1) for k, d in zip(kernel, dilation, strict=True))
         return (down // 2, across // 2), (down % 2, across % 2)
-    return _pair("padding", padding, 0), (0, 0)
+    return pair("padding", padding, 0), (0, 0)
 
 
 @torch.library.custom_op(
@@ -352,7 +352,8 @@ def _in_format(images: torch.Tensor, channels_last: bool) -> torch.Tensor:
     return empty_images(images.shape, images.dtype, channels_last, images.device).copy_(images)
 
 
-def _pair(name: str, numbers: Any, least: int) -> Pair:
+def pair(name: str, numbers: Any, least: int) -> Pair:
+    """One or two integers as two, checked."""
     given = (numbers, numbers) if isinstance(numbers, int) else tuple(numbers)
     if len(given) == 1:
         given *= 2

@@ -165,7 +165,7 @@ def _measure(question: ConvQuestion, part: Part) -> Timing:
 
     if part == "forward":
         timing = compared(
-            lambda: F.conv2d(x, masked, None, *numbers_of),
+            lambda: F.conv2d(x, masked, None, window.stride, window.padding, window.dilation),
             lambda: ops.nm_conv2d(x, weight, mask, None, packed.tag, False, *numbers_of),
         )
     elif part == "input_gradient":

@@ -203,8 +203,8 @@ def _backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
 def no_second_derivative(ctx: Any, *gradients: torch.Tensor) -> NoReturn:
     """Raise: the backward pass of what is a gradient already."""
     raise LayerError(
-        "nm_linear, nm_conv2d: the gradients were asked for a derivative of their own (create_graph=True), "
-        "which they do not have; run the layer dense-masked for that: "
+        "nm_linear, nm_conv2d: the gradients were asked for a derivative of their own "
+        "(create_graph=True), which they do not have; run the layer dense-masked for that: "
         "use_backend(layers, DENSE_MASKED)"
     )
 

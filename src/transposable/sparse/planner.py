@@ -99,7 +99,9 @@ class Planner:
         self._lock = threading.Lock()
         self._process = os.getpid()
 
-    def verdicts(self, question: AnyQuestion, *, training: bool, may_measure: bool = True) -> Verdicts:
+    def verdicts(
+        self, question: AnyQuestion, *, training: bool, may_measure: bool = True
+    ) -> Verdicts:
         """What runs a layer, forward and backward.
 
         Args:
