@@ -175,7 +175,9 @@ def markdown(results: dict[str, Any]) -> str:
             row += [f"{record['directions'][d]['best']['median']:.2f}" for d in DIRECTIONS]
         table.append(row)
     over = [
-        record["directions"][d]["best"]["median"] for record in results["layers"] for d in DIRECTIONS
+        record["directions"][d]["best"]["median"]
+        for record in results["layers"]
+        for d in DIRECTIONS
     ]
     threads = results["threads"]
     head = (

@@ -51,7 +51,10 @@ CIFAR: Final = tuple(
     Layer("ResNet-20", width, width, 3, size, 128) for width, size in ((16, 32), (32, 16), (64, 8))
 )
 IMAGENET: Final = (
-    *(Layer("ResNet-50", w, w, 3, size, 8) for w, size in ((64, 56), (128, 28), (256, 14), (512, 7))),
+    *(
+        Layer("ResNet-50", w, w, 3, size, 8)
+        for w, size in ((64, 56), (128, 28), (256, 14), (512, 7))
+    ),
     Layer("ResNet-50", 256, 64, 1, 56, 8),
     Layer("ResNet-50", 512, 128, 1, 28, 8),
     Layer("ResNet-50", 1024, 256, 1, 14, 8),
@@ -99,9 +102,7 @@ class Case:
         if direction == "forward":
             return lambda: ops.nm_conv2d(x, weight, mask, None, tag, False, *numbers)
         if direction == "input_gradient":
-            return lambda: ops.nm_conv2d_input_gradient(
-                dy, weight, mask, tag, size, *numbers, last
-            )
+            return lambda: ops.nm_conv2d_input_gradient(dy, weight, mask, tag, size, *numbers, last)
         return lambda: ops.nm_conv2d_weight_gradient(x, dy, mask, tag, *numbers, last)
 
     def _torch(self, direction: Direction, last: bool) -> Callable[[], torch.Tensor]:

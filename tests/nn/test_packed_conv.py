@@ -15,7 +15,14 @@ from torch.nn.utils import parametrize
 
 from tests.counted_calls import counted_calls
 from transposable import MaskController, sparsify
-from transposable.nn import DENSE_MASKED, NMCpu, SparseConv2d, SparseLayer, sparse_layers, use_backend
+from transposable.nn import (
+    DENSE_MASKED,
+    NMCpu,
+    SparseConv2d,
+    SparseLayer,
+    sparse_layers,
+    use_backend,
+)
 from transposable.sparse import Choice
 
 pytestmark = [
@@ -53,7 +60,7 @@ def check(layer: SparseLayer, twin: SparseLayer, x: torch.Tensor, **tolerance: f
         found.append([y, given.grad, *(p.grad for p in each.parameters())])
     for one, other in zip(*found, strict=True):
         assert one.dtype == other.dtype
-        assert one.stride() == other.stride()
+        assert one.stride() == other.stride() or one.numel() == 0
         torch.testing.assert_close(one, other, **(tolerance or {"rtol": 1e-4, "atol": 1e-3}))
 
 
@@ -116,7 +123,12 @@ def test_what_is_refused() -> None:
 
 def test_errors_are_those_of_torch() -> None:
     layer, twin = packed_pair("channels last")
-    bad = [torch.randn(2, 11, 9, 9), torch.randn(2, 12, 9, 2), torch.randn(9, 9), torch.randn(2, 12, 9, 9).double()]
+    bad = [
+        torch.randn(2, 11, 9, 9),
+        torch.randn(2, 12, 9, 2),
+        torch.randn(9, 9),
+        torch.randn(2, 12, 9, 9).double(),
+    ]
     for x in bad:
         messages = []
         for each in (layer, twin):
