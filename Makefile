@@ -156,6 +156,10 @@ bench-refresh: $(STAMPS)/dev ## what a refresh of the masks costs in training, t
 bench-matmul: $(STAMPS)/dev ## sparse matrix products against the best dense ones, with the picture
 	@$(PY) -m benchmarks.matmul --bf16 --avx2 --json benchmarks/results/matmul.json --plot benchmarks/results/matmul.png
 
+.PHONY: bench-conv
+bench-conv: $(STAMPS)/dev ## sparse convolutions against the best dense ones, table into docs/sparse.md
+	@$(PY) -m benchmarks.conv --json benchmarks/results/conv.json --markdown docs/sparse.md
+
 .PHONY: bench-block
 bench-block: $(STAMPS)/dev ## a training step and an encoder's inference on sparse products
 	@$(PY) -m benchmarks.block --json benchmarks/results/block.json

@@ -1,16 +1,16 @@
 // Python bindings of compressed matrices: the arrays of a stream come one by one.
 #include "bind_sparse.hpp"
 
-#include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/tuple.h>
 
-#include <array>
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "convert.hpp"
@@ -33,7 +33,7 @@ using WritableMatrix = nb::ndarray<nb::ndim<2>, nb::device::cpu>;
 using FloatMatrix = nb::ndarray<float, nb::ndim<2>, nb::device::cpu>;
 using Image = nb::ndarray<nb::ro, nb::ndim<4>, nb::device::cpu>;
 using WritableImage = nb::ndarray<nb::ndim<4>, nb::device::cpu>;
-using Pair = std::array<std::int64_t, 2>;
+using Pair = std::pair<std::int64_t, std::int64_t>;  // down and across
 using Bias = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 void require(bool condition, const char* text) {
@@ -184,13 +184,14 @@ transposable::Images images_of(const Image& x) {
 transposable::Window window_of(const Pair& kernel, const Pair& stride, const Pair& padding,
                                const Pair& dilation) {
   constexpr std::int64_t most = std::int64_t{1} << 20;
-  for (int i = 0; i < 2; ++i)
-    require(kernel[i] >= 1 && kernel[i] <= most && stride[i] >= 1 && stride[i] <= most &&
-                padding[i] >= -most * most && padding[i] <= most * most && dilation[i] >= -most &&
-                dilation[i] <= most,
-            "window: kernel and stride must be 1 to 2^20, dilation at most 2^20, padding 2^40");
-  return {kernel[0],  kernel[1],  stride[0],   stride[1],
-          padding[0], padding[1], dilation[0], dilation[1]};
+  const auto between = [](const Pair& pair, std::int64_t least, std::int64_t largest) {
+    return std::min(pair.first, pair.second) >= least && std::max(pair.first, pair.second) <= largest;
+  };
+  require(between(kernel, 1, most) && between(stride, 1, most) && between(dilation, -most, most) &&
+              between(padding, -most * most, most * most),
+          "window: kernel and stride must be 1 to 2^20, dilation at most 2^20, padding 2^40");
+  return {kernel.first,  kernel.second,  stride.first,   stride.second,
+          padding.first, padding.second, dilation.first, dilation.second};
 }
 
 void sparse_conv2d(const Index& index, const Starts& starts, std::int64_t rows, std::int64_t cols,

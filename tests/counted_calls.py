@@ -10,12 +10,12 @@ from unittest.mock import patch
 
 from transposable import _core
 
-NAMES = ("index", "fill", "matmul", "weight_gradient")
+NAMES = ("index", "fill", "matmul", "weight_gradient", "conv2d", "conv2d_weight_gradient")
 
 
 @contextmanager
 def counted_calls() -> Iterator[Counter[str]]:
-    """Counts calls of the native sparse functions by name: index, fill, matmul, weight_gradient."""
+    """Counts calls of the native sparse functions, by those of NAMES."""
     calls: Counter[str] = Counter()
 
     def counting(name: str) -> Any:

@@ -1,52 +1,20 @@
 // Compressed matrices against plain loops, with every instruction set that this machine has. What comes
 // from outside ends at a page that must not be touched: to read or write beyond it ends the test.
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
-#include <cstring>
 #include <random>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "check.hpp"
-#include "core/isa.hpp"
+#include "chosen_isa.hpp"
 #include "core/sparse/matmul.hpp"
+#include "guarded.hpp"
 
 namespace {
 
 using namespace transposable;
-
-// A copy of some numbers whose last byte is the last of its page, before a forbidden one.
-template <class T>
-class Guarded {
- public:
-  explicit Guarded(const std::vector<T>& from) {
-    const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE)), bytes = from.size() * sizeof(T);
-    const std::size_t room = (bytes + page - 1) / page * page;
-    length_ = room + page;
-    base_ = static_cast<char*>(
-        mmap(nullptr, length_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    CHECK(base_ != MAP_FAILED);
-    CHECK(mprotect(base_ + room, page, PROT_NONE) == 0);
-    data_ = reinterpret_cast<T*>(base_ + room - bytes);
-    if (bytes) std::memcpy(data_, from.data(), bytes);
-  }
-  ~Guarded() { munmap(base_, length_); }
-  Guarded(const Guarded&) = delete;
-  Guarded& operator=(const Guarded&) = delete;
-
-  T* data() const { return data_; }
-  T operator[](std::int64_t i) const { return data_[i]; }
-
- private:
-  char* base_;
-  T* data_;
-  std::size_t length_;
-};
 
 struct Case {
   std::int64_t rows, cols, samples;
@@ -117,23 +85,11 @@ void test_refused() {
   }
 }
 
-constexpr int kSkipped = 77;
-
-// Whether this machine has the instruction set that the environment names.
-bool usable() {
-  const char* wanted = std::getenv("TRANSPOSABLE_ISA");
-  if (!wanted) return true;
-  for (const LaneEngine* engine : usable_engines())
-    if (std::string(wanted) == engine->name) return true;
-  std::cout << "test_sparse: skipped, this machine does not run " << wanted << '\n';
-  return false;
-}
-
 }  // namespace
 
 // The instruction set is chosen once for a process: CTest runs this once for each by the environment.
 int main() {
-  if (!usable()) return kSkipped;
+  if (!usable("test_sparse")) return kSkipped;
   std::mt19937 draw(7);
   for (const int row_block : {4, 8})
     for (const int col_block : {16, 2048})

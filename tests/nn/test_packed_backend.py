@@ -182,8 +182,7 @@ def test_what_is_refused() -> None:
     parametrize.register_parametrization(layers["parametrized"], "weight", nn.Tanh())
     backend = NMCpu("always")
     assert use_backend(layers, backend) == {
-        "conv1d": "its operator is that of Conv1d, and nm_cpu runs linear layers",
-        "conv2d": "its operator is that of Conv2d, and nm_cpu runs linear layers",
+        "conv1d": "it is a Conv1d: the compressed matmul is for linear layers and Conv2d",
         "f16": "its weight is torch.float16, and nm_cpu runs float32 and bfloat16",
         "f64": "its weight is torch.float64, and nm_cpu runs float32 and bfloat16",
         "soft": "its weighting is 'soft', which changes with every weight",
@@ -191,9 +190,9 @@ def test_what_is_refused() -> None:
         "meta": "its weight is on meta, and nm_cpu runs on the CPU",
     }
     sparse = {name for name, layer in layers.items() if layer.backend is not DENSE_MASKED}
-    assert sparse == {"linear", "hf", "bf16", "rests"}
+    assert sparse == {"linear", "conv2d", "hf", "bf16", "rests"}
     handles = {layers[name].backend.packed.handle for name in sparse}
-    assert len(handles) == 4  # of their own
+    assert len(handles) == 5  # of their own
 
 
 def test_an_object_for_several_layers_is_slow_and_right() -> None:
@@ -473,7 +472,7 @@ def test_what_the_caller_decides() -> None:
 def test_a_mixed_network(net: Net, x: torch.Tensor) -> None:
     sparsify(net, "2:4T")
     twin = copy.deepcopy(net)
-    assert set(use_backend(sparse_layers(net), NMCpu("always"))) == {"stem", "conv"}
+    assert set(use_backend(sparse_layers(net), NMCpu("always"))) == {"conv"}
     for each in (net, twin):
         each(x).square().sum().backward()
     for one, other in zip(net.parameters(), twin.parameters(), strict=True):

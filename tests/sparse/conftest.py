@@ -14,6 +14,8 @@ FUNCTIONS = (
     "sparse_scatter",
     "sparse_matmul",
     "sparse_weight_gradient",
+    "sparse_conv2d",
+    "sparse_conv2d_weight_gradient",
 )
 
 

@@ -509,7 +509,7 @@ def test_layers_that_run_dense_anyway(planner: Planner, measurer: Measurer) -> N
     layer.weighting = "dense"
     assert "rests" in reason(layer)
     assert "float64" in reason(SparseLinear(512, 256, dtype=torch.float64, pattern="4:8T"))
-    assert "linear layers" in reason(SparseConv2d(128, 128, 3, pattern="4:8T"))
+    assert "2 groups" in reason(SparseConv2d(256, 256, 3, groups=2, pattern="4:8T"))
     assert measurer.asked == []
 
 
@@ -556,11 +556,11 @@ def test_an_unknown_pattern() -> None:
         plan((256, 512), "4of8", tokens=256)
 
 
-def test_a_decision_is_for_linear_layers() -> None:
+def test_a_decision_is_for_sparse_layers() -> None:
     with pytest.raises(PlanError, match="sparsify"):
         decide_for(nn.Linear(4, 4))
     with pytest.raises(PlanError, match="linear layer"):
-        decide_for(SparseConv2d(8, 8, 3, pattern="2:4T"))
+        decide_for(SparseConv2d(8, 8, 3, groups=2, pattern="2:4T"))
 
 
 # ---- layers that follow the plan ---------------------------------------------------------------

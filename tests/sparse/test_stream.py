@@ -95,7 +95,7 @@ def test_the_twin_agrees(rows: int, cols: int, request: pytest.FixtureRequest) -
         assert native.index.tolist() == index.tolist()
         assert native.starts.tolist() == starts.tolist()
         values = torch.empty_like(native.values)
-        reference.sparse_fill(*native._where, weight, values, 1)
+        reference.sparse_fill(*native.where, weight, values, 1)
         assert torch.equal(values, native.values)
     request.getfixturevalue("twins")
     check_stream(random_mask(rows, cols, 9), BLOCKINGS[cols % 4], 7, rows, DTYPES[rows % 2])

@@ -40,8 +40,8 @@ class SparseLayer(nn.Module):
         pattern: the :class:`~transposable.Pattern`.
         layout: how [out, in, ...] is read as matrices.
         straight_through: whether pruned weights receive a gradient.
-        backend: what runs the matmul. By default that of a linear layer asks the plan, see
-            :class:`~transposable.nn.NMCpu`, and any other is dense-masked.
+        backend: what runs the matmul. By default that of a linear layer or Conv2d asks the plan,
+            see :class:`~transposable.nn.NMCpu`, and any other is dense-masked.
         stored_in_out: whether the weight is stored [in, out].
     """
 

@@ -1,10 +1,11 @@
-"""NMCpu: linear layers that train on their kept weights only, on the CPU."""
+"""NMCpu: linear layers and convolutions that train on their kept weights only, on the CPU."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
+from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 
@@ -17,10 +18,14 @@ from transposable.sparse import (
     Decide,
     PackedWeight,
     Planned,
+    PlannedConv,
     always_sparse,
     decide_for,
+    nm_conv2d,
     nm_linear,
 )
+from transposable.sparse.ask_conv import why_dense_conv, window_of
+from transposable.sparse.images import is_channels_last
 from transposable.sparse.planner import why_too_small
 
 if TYPE_CHECKING:
@@ -32,7 +37,7 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 class NMCpu(Backend):
-    """Forward pass and both gradients of a linear layer from its compressed weight.
+    """Forward pass and both gradients of a linear layer or Conv2d from its compressed weight.
 
     Numbers are those of :class:`~transposable.nn.DenseMasked` up to rounding. The weight is packed
     again when it or the mask has changed, so once per optimizer step, whatever the number of
@@ -43,7 +48,8 @@ class NMCpu(Backend):
     What the operators cannot do runs dense-masked, at the moment it is asked for: a weighting that
     is not "masked" (a dense tail, S-STE), float16 and float64 inputs, other devices, sharded or
     parametrized weights, transforms of ``torch.func``, forward-mode derivatives, and
-    ``torch.export`` or tracing, whose programs then run without this package.
+    ``torch.export`` or tracing, whose programs then run without this package. So does the input
+    gradient of a convolution with a stride.
 
     Args:
         plan: which of the three matmuls run sparse. "auto": those that are faster so on this
@@ -66,7 +72,7 @@ class NMCpu(Backend):
         >>> model = nn.Sequential(nn.Linear(128, 128), nn.ReLU(), nn.Conv1d(128, 128, 1))
         >>> changes = sparsify(model, "2:4T")
         >>> use_backend(sparse_layers(model), NMCpu())
-        {'2': 'its operator is that of Conv1d, and nm_cpu runs linear layers'}
+        {'2': 'it is a Conv1d: the compressed matmul is for linear layers and Conv2d'}
         >>> model[0].backend.name
         'nm_cpu'
     """
@@ -91,9 +97,8 @@ class NMCpu(Backend):
         return own
 
     def refuses(self, layer: SparseLayer) -> str | None:
-        if layer.mask.dim() != 2:
-            kind = layer.dense_class.__name__
-            return f"its operator is that of {kind}, and {self.name} runs linear layers"
+        if layer.mask.dim() != 2 and (reason := why_dense_conv(layer)):
+            return reason
         if parametrize.is_parametrized(layer):
             return "its weight is parametrized, so that it would be packed for every call"
         weight = layer.weight
@@ -114,9 +119,14 @@ class NMCpu(Backend):
         if not self._pays(layer, x) or not _suits(layer, x):
             return DENSE_MASKED.run(layer, x)
         weight, mask = layer.weight, layer.mask
+        bias: Any = layer.bias
+        if isinstance(layer, nn.Conv2d):
+            where: Any = {"padding": layer.padding, "stride": layer.stride}
+            where["dilation"] = layer.dilation
+            tag, through = self.packed.tag, layer.straight_through
+            return nm_conv2d(x, weight, mask, bias, tag, through, **where)
         if layer.stored_in_out:
             weight, mask = weight.t(), mask.t()
-        bias: Any = layer.bias
         return nm_linear(x, weight, mask, bias, self.packed.tag, layer.straight_through)
 
     def _pays(self, layer: SparseLayer, x: torch.Tensor) -> bool:
@@ -130,14 +140,36 @@ class NMCpu(Backend):
             return False
         autocast = torch.is_autocast_enabled("cpu")
         dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
-        tokens, decide = x.shape[:-1].numel(), self.packed.decide
-        choice = decide.known(tokens, dtype) if isinstance(decide, Planned) else None
-        if choice is None:
-            # Nothing is measured while something is traced, or for what runs dense anyway.
-            choice = decide(tokens, dtype) if _suits(layer, x) else _DENSE
+        choice = self._choice(layer, x, dtype)
         if choice.forward or not torch.is_grad_enabled():
             return choice.forward
         return choice.input_gradient or (choice.weight_gradient and not layer.straight_through)
+
+    def _choice(self, layer: SparseLayer, x: torch.Tensor, dtype: torch.dtype) -> Choice:
+        """What the decision says; nothing is measured while something is traced, or for what runs
+        dense anyway.
+        """
+        decide = self.packed.decide
+        if isinstance(layer, nn.Conv2d):
+            if not _are_images(layer, x):
+                return _DENSE
+            window, more = window_of(layer)
+            batch = x.shape[0] if x.dim() == 4 else 1
+            height, width = x.shape[-2] + more[0], x.shape[-1] + more[1]
+            if isinstance(decide, PlannedConv):
+                last = (x.dim() == 4 and is_channels_last(x)) or is_channels_last(layer.weight)
+                given = batch, height, width, last, dtype
+                choice = decide.known(*given)
+                if choice is None:
+                    choice = decide.of_images(*given) if _suits(layer, x) else _DENSE
+                return choice
+            down, across = window.output(height, width)
+            return decide(batch * down * across, dtype) if _suits(layer, x) else _DENSE
+        tokens = x.shape[:-1].numel()
+        choice = decide.known(tokens, dtype) if isinstance(decide, Planned) else None
+        if choice is None:
+            choice = decide(tokens, dtype) if _suits(layer, x) else _DENSE
+        return choice
 
 
 def default_backend(layer: SparseLayer) -> Backend:
@@ -145,14 +177,16 @@ def default_backend(layer: SparseLayer) -> Backend:
 
     The device and dtype of a weight may change, and are looked at in every call.
     """
-    if layer.mask.dim() != 2 or why_too_small(layer.mask.numel()) is not None:
+    if layer.mask.dim() != 2 and why_dense_conv(layer) is not None:
+        return DENSE_MASKED
+    if why_too_small(layer.mask.numel()) is not None:
         return DENSE_MASKED
     return NMCpu().for_layer(layer)
 
 
 def _suits(layer: SparseLayer, x: torch.Tensor) -> bool:
     """Whether the operators can do what is asked of a layer at this moment."""
-    if layer.weighting != "masked" or layer.mask.dim() != 2 or not _can_be_an_operator(x):
+    if layer.weighting != "masked" or not _can_be_an_operator(x):
         return False
     weight, mask, bias = layer.weight, layer.mask, layer.bias
     if type(weight) not in _PLAIN or type(x) not in _PLAIN or type(mask) is not torch.Tensor:
@@ -165,9 +199,21 @@ def _suits(layer: SparseLayer, x: torch.Tensor) -> bool:
     else:
         fits = x.dtype == weight.dtype and (bias is None or bias.dtype == weight.dtype)
     # What does not fit is left to torch, whose own words for it a user knows.
-    in_features = weight.shape[0 if layer.stored_in_out else 1]
-    fits = fits and x.dim() > 0 and x.shape[-1] == in_features and mask.shape == weight.shape
+    fits = fits and mask.shape == weight.shape
+    if isinstance(layer, nn.Conv2d):
+        fits = fits and why_dense_conv(layer) is None and _are_images(layer, x)
+    else:
+        in_features = weight.shape[0 if layer.stored_in_out else 1]
+        fits = fits and mask.dim() == 2 and x.dim() > 0 and x.shape[-1] == in_features
     return fits and weight.dtype in _DTYPES and (bias is None or bias.device == x.device)
+
+
+def _are_images(layer: nn.Conv2d, x: torch.Tensor) -> bool:
+    """Whether a convolution can run on x, and is not for torch to refuse."""
+    if x.dim() not in (3, 4) or x.shape[-3] != layer.in_channels:
+        return False
+    window, more = window_of(layer)
+    return min(window.output(x.shape[-2] + more[0], x.shape[-1] + more[1])) > 0
 
 
 def _can_be_an_operator(x: torch.Tensor) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from transposable.sparse.ask import Plan, Planned, decide_for, plan
+from transposable.sparse.ask_conv import PlannedConv
+from transposable.sparse.conv import nm_conv2d
 from transposable.sparse.ops import nm_linear
 from transposable.sparse.packed import Choice, Decide, PackedWeight, always_sparse
 from transposable.sparse.planner import Verdict
@@ -15,10 +17,12 @@ __all__ = [
     "PackedWeight",
     "Plan",
     "Planned",
+    "PlannedConv",
     "Stream",
     "Verdict",
     "always_sparse",
     "decide_for",
+    "nm_conv2d",
     "nm_linear",
     "plan",
 ]

@@ -11,14 +11,24 @@ from torch import nn
 
 from transposable.errors import PlanError
 from transposable.pattern import Pattern
+from transposable.sparse.ask_conv import (
+    DENSE,
+    DTYPES,
+    PlannedConv,
+    checked,
+    checked_images,
+    checked_window,
+    why_dense_conv,
+    window_of,
+)
+from transposable.sparse.conv import Padding
+from transposable.sparse.images import Pair, is_channels_last
 from transposable.sparse.measure import DIRECTIONS, Question
+from transposable.sparse.measure_conv import ConvQuestion
 from transposable.sparse.packed import Choice
-from transposable.sparse.planner import Verdict, Verdicts, planner
+from transposable.sparse.planner import AnyQuestion, Verdict, Verdicts, planner
 
 MAX_THREADS = 1024
-
-_DTYPES = (torch.float32, torch.bfloat16)
-_DENSE = Choice(forward=False, input_gradient=False, weight_gradient=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +36,13 @@ class Plan:
     """What runs each direction of a layer; its text is a table.
 
     Attributes:
-        shape: of the weight, [out, in] for a linear layer.
+        shape: of the weight, [out, in] for a linear layer, [out, in, height, width] for a
+            convolution.
         pattern: of its mask.
-        tokens: rows of the input.
+        tokens: rows of the input; of a convolution pixels of the output.
         dtype, device, threads: as asked.
         forward, input_gradient, weight_gradient: a :class:`Verdict` each.
+        images: of a convolution their number, height and width.
 
     Example:
         >>> print(plan((8, 16), "2:4T", tokens=256, threads=1))
@@ -50,15 +62,19 @@ class Plan:
     forward: Verdict
     input_gradient: Verdict
     weight_gradient: Verdict
+    images: tuple[int, int, int] | None = None
 
     def __str__(self) -> str:
         sides = " x ".join(map(str, self.shape))
-        read = " (out x in)" if len(self.shape) == 2 else ""
+        read, given = " (out x in)", f"{self.tokens} tokens"
+        if self.images is not None:
+            batch, height, width = self.images
+            read = " (out x in x kernel)"
+            given = f"{batch} image{'s' if batch != 1 else ''} of {height} x {width}"
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         dtype = str(self.dtype).removeprefix("torch.")
         lines = [
-            f"{sides}{read}, {self.pattern}, {self.tokens} tokens, {dtype}, {self.device}, "
-            f"{threads}",
+            f"{sides}{read}, {self.pattern}, {given}, {dtype}, {self.device}, {threads}",
             f"{'direction':15}  {'back end':12}  {'ratio':>5}  reason",
         ]
         for direction in DIRECTIONS:
@@ -72,7 +88,13 @@ def plan(
     module_or_shape: nn.Module | Sequence[int],
     pattern: str | Pattern | None = None,
     *,
-    tokens: int,
+    tokens: int | None = None,
+    batch: int | None = None,
+    image: Pair | None = None,
+    stride: int | Pair | None = None,
+    padding: Padding | None = None,
+    dilation: int | Pair | None = None,
+    channels_last: bool | None = None,
     device: str | torch.device | None = None,
     threads: int | None = None,
     dtype: torch.dtype | None = None,
@@ -87,9 +109,14 @@ def plan(
     instead, see :func:`transposable.sparse.planner.fixed_rule`.
 
     Args:
-        module_or_shape: a linear layer, sparse or dense, or the shape of its weight (out, in).
+        module_or_shape: a linear layer or Conv2d, sparse or dense, or the shape of its weight:
+            (out, in), or (out, in, height, width) of a convolution.
         pattern: of the mask; default that of a sparse layer.
-        tokens: rows of the input: batch size times sequence length.
+        tokens: of a linear layer, rows of the input: batch size times sequence length.
+        batch, image: of a convolution, how many images and their (height, width).
+        stride, padding, dilation: of a convolution that is given by its shape, as for
+            ``F.conv2d``; those of a layer are its own.
+        channels_last: format of the images; default that of the layer's weight.
         device: default that of the layer, else the CPU. Only CPUs have a compressed matmul.
         threads: default ``torch.get_num_threads()``.
         dtype: of weight and input; default that of the layer, else float32.
@@ -100,8 +127,9 @@ def plan(
         A :class:`Plan`.
 
     Raises:
-        PlanError: if the module has no weight, the shape is not two numbers, the pattern is missing
-            or tokens, device, threads or dtype are none.
+        PlanError: if the module has no weight, the shape is not two or four numbers, the pattern is
+            missing or tokens, batch, image, device, threads or dtype are none.
+        SparseFormatError: if stride, padding or dilation are none.
         PatternError: if the pattern cannot be read.
 
     Warns:
@@ -129,15 +157,41 @@ def plan(
     if not isinstance(dtype, torch.dtype):
         raise PlanError(f"plan: received dtype={dtype!r}; it is a torch.dtype, as torch.float32")
     where = own_device if device is None else _device(device)
-    tokens = _checked(tokens, "tokens", 0, 1 << 62)
     threads = (
-        torch.get_num_threads() if threads is None else _checked(threads, "threads", 1, MAX_THREADS)
+        torch.get_num_threads() if threads is None else checked(threads, "threads", 1, MAX_THREADS)
     )
+    question: AnyQuestion
+    images = None
+    if len(shape) == 4 and not reason:
+        if tokens is not None:
+            raise PlanError(
+                f"plan: received tokens={tokens!r} for a convolution {shape}; give the batch and "
+                "the size of an image, for example batch=8, image=(56, 56)"
+            )
+        images = checked_images(batch, image)
+        layer = module_or_shape if isinstance(module_or_shape, nn.Conv2d) else None
+        window, more = checked_window(layer, shape, stride, padding, dilation)
+        if channels_last is None:
+            channels_last = layer is not None and is_channels_last(layer.weight)
+        question = ConvQuestion(
+            *shape[:2],
+            window,
+            parsed,
+            images[0],
+            images[1] + more[0],
+            images[2] + more[1],
+            channels_last,
+            dtype,
+            threads,
+        )
+        tokens = question.tokens
+    else:
+        tokens = checked(tokens, "tokens", 0, 1 << 62)
+        question = Question(shape[0], shape[1], parsed, tokens, dtype, threads)
     reason = reason or why_not_here(where, dtype)
     if reason is not None:
         verdicts = Verdicts.dense(reason)
     else:
-        question = Question(shape[0], shape[1], parsed, tokens, dtype, threads)
         verdicts = planner().verdicts(question, training=training)
         if getattr(module_or_shape, "straight_through", False) and training:
             verdicts = through(verdicts)
@@ -151,6 +205,7 @@ def plan(
         verdicts.forward,
         verdicts.input_gradient,
         verdicts.weight_gradient,
+        images,
     )
 
 
@@ -185,8 +240,8 @@ class Planned:
         known = self.known(tokens, dtype)
         if known is not None:
             return known
-        if dtype not in _DTYPES:
-            return _DENSE
+        if dtype not in DTYPES:
+            return DENSE
         threads = torch.get_num_threads()
         question = Question(self.rows, self.cols, self.pattern, tokens, dtype, threads)
         in_backward = torch._C._current_graph_task_id() >= 0
@@ -208,19 +263,19 @@ def _key(tokens: int, dtype: torch.dtype) -> tuple[int, torch.dtype, int, bool]:
     return tokens.bit_length(), dtype, torch.get_num_threads(), fixed
 
 
-def decide_for(layer: nn.Module) -> Planned:
-    """What answers, at every call of a sparse linear layer, which of its matmuls run sparse.
+def decide_for(layer: nn.Module) -> Planned | PlannedConv:
+    """What answers, at every call of a sparse layer, which of its matmuls run sparse.
 
     It is that of ``plan(layer, ..., training=True)``, also in evaluation.
 
     Args:
-        layer: a sparse linear layer on the CPU.
+        layer: a sparse linear layer or convolution on the CPU.
 
     Raises:
-        PlanError: if it is no linear layer, or has no pattern.
+        PlanError: if it is neither, or has no pattern.
 
-    Complexity: a dictionary lookup for a call, once its number of tokens, rounded down to a power
-    of two, its dtype and the number of threads have been met.
+    Complexity: a dictionary lookup for a call, once its number of tokens or images, rounded down to
+    a power of two, its dtype and the number of threads have been met.
 
     Example:
         >>> from transposable import sparsify
@@ -230,12 +285,14 @@ def decide_for(layer: nn.Module) -> Planned:
         Planned(rows=64, cols=64, pattern=Pattern('2:4T'))
     """
     shape, pattern, _, _ = _of_module(layer)
-    if pattern is None or len(shape) != 2:
-        raise PlanError(
-            f"decide_for: received a {type(layer).__name__} with a weight {shape}; it takes a "
-            "sparse linear layer: sparsify the model first"
-        )
-    return Planned(shape[0], shape[1], pattern)
+    if pattern is not None and len(shape) == 2:
+        return Planned(shape[0], shape[1], pattern)
+    if pattern is not None and isinstance(layer, nn.Conv2d) and not why_dense_conv(layer):
+        return PlannedConv(shape[0], shape[1], window_of(layer)[0], pattern)
+    raise PlanError(
+        f"decide_for: received a {type(layer).__name__} with a weight {shape}; it takes a sparse "
+        "linear layer or Conv2d of one group, padded with zeros: sparsify the model first"
+    )
 
 
 def through(verdicts: Verdicts) -> Verdicts:
@@ -254,7 +311,7 @@ def why_not_here(device: torch.device, dtype: torch.dtype) -> str | None:
     """
     if device.type != "cpu":
         return f"device {device}: the compressed matmul runs on CPUs"
-    if dtype not in _DTYPES:
+    if dtype not in DTYPES:
         name = str(dtype).removeprefix("torch.")
         return f"{name}: the compressed matmul takes float32 and bfloat16"
     return None
@@ -264,16 +321,15 @@ def why_dense(module: nn.Module) -> str | None:
     """Why a layer runs dense-masked whatever its size, or None if it need not.
 
     Example:
-        >>> why_dense(nn.Conv2d(8, 8, 3))
-        'its weight has 4 dimensions: the compressed matmul is for linear layers'
+        >>> why_dense(nn.Conv2d(8, 8, 3, padding_mode="circular"))
+        "its padding is 'circular': the compressed convolution pads with zeros"
     """
     weight: Any = getattr(module, "weight", None)
     if isinstance(weight, torch.Tensor):
         if hasattr(weight, "_local_tensor"):
             return "its weight is sharded: each rank holds a part of it"
-        if weight.dim() != 2:
-            dims = weight.dim()
-            return f"its weight has {dims} dimensions: the compressed matmul is for linear layers"
+        if weight.dim() != 2 and (reason := why_dense_conv(module)):
+            return reason
     weighting = getattr(module, "weighting", "masked")
     if weighting == "soft":
         return "weighting 'soft': the weights are shrunk anew at every step"
@@ -305,21 +361,15 @@ def _of_module(
     )
 
 
-def _checked_shape(shape: Any) -> tuple[int, int]:
-    good = isinstance(shape, Sequence) and not isinstance(shape, str | bytes) and len(shape) == 2
+def _checked_shape(shape: Any) -> tuple[int, ...]:
+    good = isinstance(shape, Sequence) and not isinstance(shape, str | bytes)
+    good = good and len(shape) in (2, 4)
     if not good or not all(type(side) is int and side >= 0 for side in shape):
         raise PlanError(
             f"plan: received {shape!r}; it takes a layer, or the shape of its weight: two numbers "
-            "(out, in), for example plan((1024, 4096), '4:8T', tokens=256)"
+            "(out, in), for example plan((1024, 4096), '4:8T', tokens=256), or four"
         )
-    return shape[0], shape[1]
-
-
-def _checked(number: Any, name: str, least: int, most: int) -> int:
-    if type(number) is not int or not least <= number <= most:
-        rule = f"an integer of at least {least}" + (f", at most {most}" if most < 1 << 62 else "")
-        raise PlanError(f"plan: received {name}={number!r}; it must be {rule}")
-    return number
+    return tuple(shape)
 
 
 def _device(device: Any) -> torch.device:

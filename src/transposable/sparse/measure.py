@@ -7,8 +7,8 @@ import functools
 import statistics
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import ClassVar, Final, Literal, get_args
 
 import torch
 from torch.nn import functional as F
@@ -37,10 +37,13 @@ MAX_WEIGHTS: Final = 1 << 22
 MIN_TOKENS: Final = 256
 """Tokens that a slice keeps: beyond this the ratio changes little."""
 
+MOST_TOKENS: Final = 2048
+"""More are taken for as many: the ratio has long settled."""
+
 _FEWEST: Final = 5
 _MOST: Final = 21
 _SAMPLE: Final = 5e-4  # seconds, so that the clock and its call are small against what they time
-_INTEGERS: Final = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
+INTEGERS: Final = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
 _TILE: Final = 512  # side of the mask that is repeated: exact, and found in milliseconds
 
 
@@ -59,6 +62,23 @@ class Question:
     tokens: int
     dtype: torch.dtype
     threads: int
+
+    unit: ClassVar[str] = "tokens"
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Outputs and inputs."""
+        return self.rows, self.cols
+
+    @property
+    def weights(self) -> int:
+        """Entries of the weight."""
+        return self.rows * self.cols
+
+    def rounded(self) -> Question:
+        """The question with its tokens rounded down to a power of two, at most MOST_TOKENS."""
+        tokens = min(1 << (self.tokens.bit_length() - 1), MOST_TOKENS)
+        return self if tokens == self.tokens else replace(self, tokens=tokens)
 
     def key(self, part: Part) -> str:
         """The name of a measurement in the cache."""
@@ -167,14 +187,14 @@ def measure(question: Question, parts: Collection[Part]) -> dict[Part, Timing]:
     Complexity: at most about ``BUDGET`` seconds for each part, more on a machine that takes longer
     for 5 repetitions.
     """
-    with _undisturbed(question.threads):
+    with undisturbed(question.threads):
         return {part: _measure(question, part) for part in parts}
 
 
 def _measure(question: Question, part: Part) -> Timing:
     rows, cols, tokens = sliced(question, part)
-    mask = _mask(rows, cols, question.pattern)
-    weight = _numbers(rows, cols).to(question.dtype)
+    mask = pattern_mask(rows, cols, question.pattern)
+    weight = numbers(rows, cols).to(question.dtype)
     masked = weight * mask
     # What else the machine does then counts for nothing; with more threads there is no such clock.
     clock = time.thread_time if question.threads == 1 else time.perf_counter
@@ -186,11 +206,11 @@ def _measure(question: Question, part: Part) -> Timing:
             source, kept = weight.t(), mask.t()
         blocking = Blocking.best(question.pattern, source.shape[1])
         stream = Stream.build(kept, blocking, question.dtype)
-        bits = weight.view(_INTEGERS[question.dtype])
+        bits = weight.view(INTEGERS[question.dtype])
         timing = compared(lambda: bits * mask, lambda: stream.fill(source))
     else:
-        x = _numbers(tokens, cols).to(question.dtype)
-        dy = _numbers(tokens, rows).to(question.dtype)
+        x = numbers(tokens, cols).to(question.dtype)
+        dy = numbers(tokens, rows).to(question.dtype)
         packed = PackedWeight(question.pattern)
         known = weight, mask, packed.tag
         if part == "forward":
@@ -239,14 +259,14 @@ def _rounded(length: int) -> int:
     return max(_TILE // 8, length // 64 * 64)
 
 
-def _mask(rows: int, cols: int, pattern: Pattern) -> torch.Tensor:
+def pattern_mask(rows: int, cols: int, pattern: Pattern) -> torch.Tensor:
     """An exact mask of random weights, repeated: the work depends on the kinds of its columns."""
     side = -(-_TILE // pattern.m) * pattern.m
-    weight = _numbers(min(rows, side), min(cols, side), tile=side)
+    weight = numbers(min(rows, side), min(cols, side), tile=side)
     return _repeated(find_mask(weight, pattern).tensor, rows, cols)
 
 
-def _numbers(rows: int, cols: int, tile: int = _TILE) -> torch.Tensor:
+def numbers(rows: int, cols: int, tile: int = _TILE) -> torch.Tensor:
     """Random numbers of this program's own, repeated since a large matrix of them takes long."""
     random = torch.Generator().manual_seed(0)
     shape = min(rows, tile), min(cols, tile)
@@ -260,7 +280,7 @@ def _repeated(tile: torch.Tensor, rows: int, cols: int) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def _undisturbed(threads: int) -> Iterator[None]:
+def undisturbed(threads: int) -> Iterator[None]:
     """Without autograd and autocast, at that number of threads."""
     before = torch.get_num_threads()
     with torch.no_grad(), torch.autocast("cpu", enabled=False):

@@ -66,15 +66,24 @@ def nm_linear(
 
     Hubara et al., NeurIPS 2021: one mask for the forward pass and the input gradient.
     """
-    if torch.is_autocast_enabled("cpu") and x.is_floating_point() and x.dtype != torch.float64:
-        x = x.to(torch.get_autocast_dtype("cpu"))
+    x = autocast(x)
     _check(x, weight, mask, bias)
-    if not isinstance(handle, torch.Tensor):
-        handle = torch.tensor(handle, device="cpu")
     y: torch.Tensor = torch.ops.transposable.nm_linear(
-        x, weight, mask, bias, handle, straight_through
+        x, weight, mask, bias, as_handle(handle), straight_through
     )
     return y
+
+
+def autocast(x: torch.Tensor) -> torch.Tensor:
+    """The input of an operator, cast if autocast is on: a custom operator has to do it itself."""
+    if torch.is_autocast_enabled("cpu") and x.is_floating_point() and x.dtype != torch.float64:
+        return x.to(torch.get_autocast_dtype("cpu"))
+    return x
+
+
+def as_handle(handle: int | torch.Tensor) -> torch.Tensor:
+    """A handle as the tensor that the operators take."""
+    return handle if isinstance(handle, torch.Tensor) else torch.tensor(handle, device="cpu")
 
 
 @torch.library.custom_op(
@@ -92,12 +101,12 @@ def _linear(
     handle: torch.Tensor,
     straight_through: bool,
 ) -> torch.Tensor:
-    packed = _packed(handle)
+    packed = packed_of(handle)
     if packed.decide(_tokens(x), x.dtype).forward:
         with packed.use(weight, mask) as stream:
             return stream.matmul(x, bias)
     with torch.autocast("cpu", enabled=False):
-        return F.linear(x, _kept(weight, mask).to(x.dtype), None if bias is None else bias.to(x))
+        return F.linear(x, kept(weight, mask).to(x.dtype), None if bias is None else bias.to(x))
 
 
 @torch.library.custom_op(
@@ -109,12 +118,12 @@ def _linear(
 def _input_gradient(
     dy: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor, handle: torch.Tensor
 ) -> torch.Tensor:
-    packed = _packed(handle)
+    packed = packed_of(handle)
     if packed.decide(_tokens(dy), dy.dtype).input_gradient:
         with packed.use(weight, mask, transposed=True) as stream:
             return stream.matmul(dy)
     with torch.autocast("cpu", enabled=False):
-        return dy @ _kept(weight, mask).to(dy.dtype)
+        return dy @ kept(weight, mask).to(dy.dtype)
 
 
 @torch.library.custom_op(
@@ -126,12 +135,12 @@ def _input_gradient(
 def _weight_gradient(
     x: torch.Tensor, dy: torch.Tensor, mask: torch.Tensor, handle: torch.Tensor
 ) -> torch.Tensor:
-    packed = _packed(handle)
+    packed = packed_of(handle)
     if packed.decide(_tokens(x), x.dtype).weight_gradient:
         with packed.use(None, mask) as stream:
             return stream.weight_gradient(x, dy)
     with torch.autocast("cpu", enabled=False):
-        return _kept(_outer(dy, x).float(), mask)
+        return kept(_outer(dy, x).float(), mask)
 
 
 @_linear.register_fake
@@ -191,20 +200,22 @@ def _backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     return dx, dw, None, db, None, None
 
 
-def _no_second_derivative(ctx: Any, *gradients: torch.Tensor) -> NoReturn:
+def no_second_derivative(ctx: Any, *gradients: torch.Tensor) -> NoReturn:
+    """Raise: the backward pass of what is a gradient already."""
     raise LayerError(
-        "nm_linear: its gradients were asked for a derivative of their own (create_graph=True), "
-        "which they do not have; run the layer dense-masked for that: "
+        "nm_linear, nm_conv2d: the gradients were asked for a derivative of their own "
+        "(create_graph=True), which they do not have; run the layer dense-masked for that: "
         "use_backend(layers, DENSE_MASKED)"
     )
 
 
 _linear.register_autograd(_backward, setup_context=_save)
-_input_gradient.register_autograd(_no_second_derivative)
-_weight_gradient.register_autograd(_no_second_derivative)
+_input_gradient.register_autograd(no_second_derivative)
+_weight_gradient.register_autograd(no_second_derivative)
 
 
-def _packed(handle: torch.Tensor) -> PackedWeight:
+def packed_of(handle: torch.Tensor) -> PackedWeight:
+    """What is packed under a handle; if that is nothing, what packs for this call only."""
     return find_packed(int(handle)) or PackedWeight()
 
 
@@ -221,7 +232,7 @@ def _outer(dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return _rows(dy).t() @ _rows(x)
 
 
-def _kept(tensor: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def kept(tensor: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Zeros where the mask is False, exact for NaN and infinity: the bits times 0 or 1."""
     return (tensor.view(_INTEGERS[tensor.element_size()]) * mask).view(tensor.dtype)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ _BITS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which of the three matmuls of a linear layer run sparse; the others run dense-masked.
+    """Which of the three matmuls of a layer run sparse; the others run dense-masked.
 
     Attributes:
         forward: y = x W~^T.
@@ -52,7 +53,8 @@ class Choice:
 
 
 Decide = Callable[[int, torch.dtype], Choice]
-"""What runs sparse for a number of tokens (rows of x) of a dtype; asked at every call."""
+"""What runs sparse for a number of tokens (rows of x, pixels of a convolution's output) of a dtype;
+asked at every call."""
 
 
 def always_sparse(tokens: int, dtype: torch.dtype) -> Choice:
@@ -63,6 +65,32 @@ def always_sparse(tokens: int, dtype: torch.dtype) -> Choice:
         True
     """
     return Choice()
+
+
+def matrix(weight: torch.Tensor, *, transposed: bool = False) -> torch.Tensor:
+    """A weight as the matrix that a stream is made of: a view where its strides allow one.
+
+        W, or W^T;  of a kernel A_o,(k,i) = W_oik, or B_i,(k,o) = W_oik:  tap by tap
+
+    Args:
+        weight: [out, in], or [out, in, height, width] of a convolution. N:M along both axes, a
+            matrix is so too, since its groups lie within a tap.
+        transposed: whether to have the matrix for the input gradient.
+
+    Complexity: O(1) for matrices, kernels of one tap, and the matrix A of a kernel with channels
+    last, else a copy.
+
+    Example:
+        >>> matrix(torch.arange(8).reshape(1, 2, 2, 2)).tolist()
+        [[0, 4, 1, 5, 2, 6, 3, 7]]
+    """
+    if weight.dim() == 2:
+        return weight.t() if transposed else weight
+    out, into = weight.shape[:2]
+    taps = weight.shape[2:].numel()
+    if transposed:
+        return weight.permute(1, 2, 3, 0).reshape(into, taps * out)
+    return weight.permute(0, 2, 3, 1).reshape(out, taps * into)
 
 
 class PackedWeight:
@@ -156,12 +184,13 @@ class PackedWeight:
         """Make the streams those of this weight and mask: rebuilt, refilled or left, as needed.
 
         Args:
-            weight: [rows, cols], float, on the CPU, any strides; pruned entries may be anything.
+            weight: [out, in], or [out, in, height, width] of a convolution, see :func:`matrix`;
+                float, on the CPU, any strides; pruned entries may be anything.
             mask: bool, the same shape.
 
         Raises:
             MaskError: if the mask is no bool tensor of the weight's shape.
-            SparseFormatError: if the weight is no float matrix.
+            SparseFormatError: if the weight is no float tensor of two or four dimensions.
             DeviceError: if a tensor is not on the CPU.
 
         Complexity: O(1) when nothing changed, else a pass over the weight for each stream.
@@ -246,7 +275,7 @@ class _Direction:
     ) -> Stream:
         if self.stream is None or self._mask is None or not self._mask.is_still(mask):
             seen = _Seen(mask)  # before it is read: a change meanwhile is a change
-            oriented = mask.t() if self.flipped else mask
+            oriented = matrix(mask, transposed=self.flipped)
             dtype = torch.float32 if weight is None else _dtype_of_values(weight)
             blocking = Blocking.best(pattern, oriented.shape[1])
             self.stream = Stream.build(oriented, blocking, dtype)
@@ -256,7 +285,7 @@ class _Direction:
             seen, self._weight = _Seen(weight), None
             if self.users or self.stream.values.dtype != dtype:
                 self.stream = self.stream.empty_like(dtype)
-            self.stream.fill(weight.t() if self.flipped else weight)
+            self.stream.fill(matrix(weight.detach(), transposed=self.flipped))
             self._weight = seen
         return self.stream
 
@@ -296,14 +325,20 @@ def _sample(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @lru_cache(maxsize=256)
-def _lattice(rows: int, cols: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Places spread over a matrix: all if it is small, else in as many rows and columns as can."""
+def _lattice(rows: int, *inner: int) -> tuple[torch.Tensor, ...]:
+    """Places spread over a matrix: all if it is small, else in as many rows and columns as can.
+
+    All dimensions but the first count as its columns.
+    """
+    cols = math.prod(inner)
     with torch.inference_mode(False):
         number = torch.arange(min(rows * cols, SAMPLES))
         if rows * cols <= SAMPLES:
-            return number // max(cols, 1), number % max(cols, 1)
-        # 633 has no factor in common with 1,024, and is near its golden section.
-        return number * rows // SAMPLES, number * 633 % SAMPLES * cols // SAMPLES
+            row, col = number // max(cols, 1), number % max(cols, 1)
+        else:
+            # 633 has no factor in common with 1,024, and is near its golden section.
+            row, col = number * rows // SAMPLES, number * 633 % SAMPLES * cols // SAMPLES
+        return row, *torch.unravel_index(col, inner)
 
 
 def _dtype_of_values(weight: torch.Tensor) -> torch.dtype:
@@ -317,17 +352,17 @@ def _check(weight: torch.Tensor | None, mask: torch.Tensor) -> None:
                 f"PackedWeight: the {name} is on {tensor.device}; streams are for the CPU: move "
                 "the layer there, or run it dense"
             )
-    if mask.dtype != torch.bool or mask.dim() != 2:
+    if mask.dtype != torch.bool or mask.dim() not in (2, 4):
         raise MaskError(
             f"PackedWeight: received a mask of dtype {mask.dtype} and shape {tuple(mask.shape)}; "
-            "it takes a bool matrix, True where a weight is kept"
+            "it takes a bool matrix, or a kernel of four dimensions, True where a weight is kept"
         )
     if weight is None:
         return
-    if weight.dtype not in FLOAT_DTYPES or weight.dim() != 2:
+    if weight.dtype not in FLOAT_DTYPES or weight.dim() not in (2, 4):
         raise SparseFormatError(
             f"PackedWeight: received a weight of {weight.dtype} and shape {tuple(weight.shape)}; "
-            "it takes a float matrix [rows, cols]"
+            "it takes a float matrix [out, in] or kernel [out, in, height, width]"
         )
     if weight.shape != mask.shape:
         raise MaskError(

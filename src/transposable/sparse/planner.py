@@ -1,4 +1,4 @@
-"""Which back end runs a linear layer, and by how much it is faster: decided by measurement."""
+"""Which back end runs a layer, and by how much it is faster: decided by measurement."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from transposable import _core
 from transposable.sparse.cache import Entry, PlanCache
 from transposable.sparse.measure import DIRECTIONS, Part, Question, Timing, measure
+from transposable.sparse.measure_conv import ConvQuestion, measure_conv
 from transposable.sparse.packed import Choice
 
 BackendName = Literal["nm_cpu", "dense_masked"]
@@ -24,14 +25,19 @@ LEAST_RATIO: Final = 1.05
 LEAST_LOW: Final = 1.0
 """What the lower quartile must exceed: a gain that is sometimes a loss is none."""
 
+STRIDED: Final = "the input gradient of a convolution with a stride is dense"
+
 FEWEST_TOKENS: Final = 16
 SMALLEST_WEIGHT: Final = 128 * 128
-MOST_TOKENS: Final = 2048
-"""More are taken for as many: the ratio has long settled."""
+AnyQuestion = Question | ConvQuestion
+Measure = Callable[[AnyQuestion, Collection[Part]], Mapping[Part, Timing]]
 
-_TRAINING: Final[tuple[Part, ...]] = (*DIRECTIONS, "refresh", "refresh_transposed")
 
-Measure = Callable[[Question, Collection[Part]], Mapping[Part, Timing]]
+def measure_any(question: AnyQuestion, parts: Collection[Part]) -> Mapping[Part, Timing]:
+    """Time parts of a layer, of whatever kind it is."""
+    if isinstance(question, ConvQuestion):
+        return measure_conv(question, parts)
+    return measure(question, parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +92,20 @@ class Planner:
         measurer: what measures.
     """
 
-    def __init__(self, cache: PlanCache | None = None, measurer: Measure = measure) -> None:
+    def __init__(self, cache: PlanCache | None = None, measurer: Measure = measure_any) -> None:
         self._cache = PlanCache() if cache is None else cache
         self._measure = measurer
-        self._known: dict[tuple[Question, tuple[Part, ...]], Verdicts] = {}
+        self._known: dict[tuple[AnyQuestion, tuple[Part, ...]], Verdicts] = {}
         self._lock = threading.Lock()
         self._process = os.getpid()
 
-    def verdicts(self, question: Question, *, training: bool, may_measure: bool = True) -> Verdicts:
+    def verdicts(
+        self, question: AnyQuestion, *, training: bool, may_measure: bool = True
+    ) -> Verdicts:
         """What runs a layer, forward and backward.
 
         Args:
-            question: its tokens may be any number.
+            question: its tokens, or its batch, may be any number.
             training: whether the weight changes before each call, see :func:`plan`.
             may_measure: whether there is time for it, if it has not been measured yet.
 
@@ -105,27 +113,27 @@ class Planner:
         """
         return self._answer(
             question,
-            _TRAINING if training else DIRECTIONS,
+            _parts(question, training),
             functools.partial(judge, training=training),
             may_measure,
         )
 
-    def forward(self, question: Question, *, may_measure: bool = True) -> Verdict:
+    def forward(self, question: AnyQuestion, *, may_measure: bool = True) -> Verdict:
         """What runs the forward pass of a layer whose weight stays; measures nothing else."""
         return self._answer(question, ("forward",), _judge_forward, may_measure).forward
 
     def _answer(
         self,
-        question: Question,
+        question: AnyQuestion,
         parts: tuple[Part, ...],
         judged: Callable[[Mapping[Part, Timing]], Verdicts],
         may_measure: bool,
     ) -> Verdicts:
-        if reason := why_too_small(question.rows * question.cols, question.tokens):
+        if reason := why_too_small(question.weights, question.tokens, question.unit):
             return Verdicts.dense(reason)
         if torch.are_deterministic_algorithms_enabled():
             return fixed_rule(question)
-        rounded = _rounded(question)
+        rounded = question.rounded()
         known = self._known.get((rounded, parts))
         if known is None:
             if not may_measure:
@@ -133,7 +141,7 @@ class Planner:
             known = self._known[rounded, parts] = judged(self._timings(rounded, parts))
         return known
 
-    def _timings(self, question: Question, parts: Iterable[Part]) -> dict[Part, Timing]:
+    def _timings(self, question: AnyQuestion, parts: Iterable[Part]) -> dict[Part, Timing]:
         if self._process != os.getpid():  # a fork may have copied a lock that nobody will release
             self._process, self._lock = os.getpid(), threading.Lock()
         with self._lock:  # two measurements at once would measure one another
@@ -158,6 +166,8 @@ def planner() -> Planner:
 def judge(timings: Mapping[Part, Timing], *, training: bool) -> Verdicts:
     """The back ends that timings speak for.
 
+    Without an input gradient among them that is dense: the one of a strided convolution.
+
     In training both sides pay for a weight that has changed: dense masks it, and masks its
     gradient; sparse packs its values again, for each of the two streams that is used.
 
@@ -171,9 +181,13 @@ def judge(timings: Mapping[Part, Timing], *, training: bool) -> Verdicts:
     """
     masking = pack = pack_transposed = 0.0
     if training:
-        masking = timings["refresh"].dense
-        pack, pack_transposed = timings["refresh"].sparse, timings["refresh_transposed"].sparse
-    input_gradient = _judge(timings["input_gradient"], 0.0, pack_transposed)
+        masking, pack = timings["refresh"].dense, timings["refresh"].sparse
+    if "input_gradient" in timings:
+        if training:
+            pack_transposed = timings["refresh_transposed"].sparse
+        input_gradient = _judge(timings["input_gradient"], 0.0, pack_transposed)
+    else:
+        input_gradient = Verdict("dense_masked", None, STRIDED)
     # One dense product is enough to need the masked weight.
     forward = _judge(timings["forward"], masking if input_gradient.sparse else 0.0, pack)
     # Dense in both, the operators mask the weight once for each, and the dense layer once in all.
@@ -203,14 +217,16 @@ def _judge(timing: Timing, dense_extra: float, sparse_extra: float) -> Verdict:
     return Verdict("dense_masked", ratio, reason)
 
 
-def fixed_rule(question: Question) -> Verdicts:
+def fixed_rule(question: AnyQuestion) -> Verdicts:
     """What runs a matmul where nothing may depend on a clock.
 
     With ``torch.use_deterministic_algorithms(True)`` a run must not compute something else because
     the machine was busy when it was timed. Then the compressed matmul runs where it wins by a wide
     margin: AVX2 or AVX-512, float32, N:M with at most half of the weights kept, sides of 256 and
     more, 256 tokens and more; in the weight gradient four times as many if more than a quarter of
-    the weights is kept; and the gradients only if the pattern is transposable.
+    the weights is kept; and the gradients only if the pattern is transposable. Of a convolution the
+    sides are its channels, in and out, and the tokens the pixels of its output; with several taps
+    and more than a quarter kept its weight gradient is dense.
 
     Example:
         >>> from transposable import Pattern
@@ -227,10 +243,10 @@ def fixed_rule(question: Question) -> Verdicts:
         problem = "not float32"
     elif pattern.structure == "unstructured" or pattern.density > 0.5:
         problem = f"{pattern} is not N:M with at most half kept"
-    elif min(question.rows, question.cols) < 256:
+    elif min(question.sides) < 256:
         problem = "a side of less than 256"
     elif question.tokens < 256:
-        problem = "less than 256 tokens"
+        problem = f"less than 256 {question.unit}"
     if problem is not None:
         return Verdicts.dense(f"{rule}: {problem}")
     sparse = Verdict("nm_cpu", None, rule)
@@ -239,11 +255,16 @@ def fixed_rule(question: Question) -> Verdicts:
         gradient = Verdict("dense_masked", None, f"{rule}: {pattern} is not transposable")
         weight_gradient = gradient
     elif pattern.density > 0.25 and question.tokens < 1024:
-        weight_gradient = Verdict("dense_masked", None, f"{rule}: less than 1024 tokens")
+        weight_gradient = Verdict("dense_masked", None, f"{rule}: less than 1024 {question.unit}")
+    if isinstance(question, ConvQuestion):
+        if question.window.stride != (1, 1):
+            gradient = Verdict("dense_masked", None, STRIDED)
+        if weight_gradient.sparse and pattern.density > 0.25 and question.window.taps > 1:
+            weight_gradient = Verdict("dense_masked", None, f"{rule}: a kernel of several taps")
     return Verdicts(sparse, gradient, weight_gradient)
 
 
-def why_too_small(weights: int, tokens: int | None = None) -> str | None:
+def why_too_small(weights: int, tokens: int | None = None, unit: str = "tokens") -> str | None:
     """Why a matmul this small is dense whatever the machine, or None if it is not that small.
 
     Example:
@@ -253,18 +274,17 @@ def why_too_small(weights: int, tokens: int | None = None) -> str | None:
     if weights < SMALLEST_WEIGHT:
         return f"it has {weights:,} weights, less than {SMALLEST_WEIGHT:,}"
     if tokens is not None and tokens < FEWEST_TOKENS:
-        return f"{tokens} tokens are less than {FEWEST_TOKENS}"
+        return f"{tokens} {unit} are less than {FEWEST_TOKENS}"
     return None
 
 
-def _rounded(question: Question) -> Question:
-    """The question with its tokens rounded down to a power of two, at most MOST_TOKENS."""
-    tokens = min(1 << (question.tokens.bit_length() - 1), MOST_TOKENS)
-    if tokens == question.tokens:
-        return question
-    return Question(
-        question.rows, question.cols, question.pattern, tokens, question.dtype, question.threads
-    )
+def _parts(question: AnyQuestion, training: bool) -> tuple[Part, ...]:
+    parts: tuple[Part, ...] = DIRECTIONS
+    if training:
+        parts += ("refresh", "refresh_transposed")
+    if isinstance(question, ConvQuestion) and question.window.stride != (1, 1):
+        return tuple(part for part in parts if part not in ("input_gradient", "refresh_transposed"))
+    return parts
 
 
 def _entry(timing: Timing) -> Entry:

@@ -6,6 +6,7 @@ described in docs/sparse.md.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Final
 
 import numpy as np
@@ -160,3 +161,78 @@ def sparse_weight_gradient(
     at_rows, at_cols = positions(index, starts, rows, cols, row_block, col_block)
     out.zero_()
     out[at_rows, at_cols] = (dy.float()[:, at_rows] * x.float()[:, at_cols]).sum(0)
+
+
+def sparse_conv2d(
+    index: torch.Tensor,
+    starts: torch.Tensor,
+    rows: int,
+    cols: int,
+    row_block: int,
+    col_block: int,
+    values: torch.Tensor,
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    threads: int,
+) -> None:
+    """out[n, r, p] = sum over taps k and channels c of A[r, (k, c)] x[n, c, p at k] + bias[r]."""
+    where = index, starts, rows, cols, row_block, col_block
+    size = out.shape[2], out.shape[3]
+    seen = windows(x, size, kernel, stride, padding, dilation)
+    found = torch.empty(seen.shape[0], rows)
+    sparse_matmul(*where, values, seen, bias, found, threads)
+    out.copy_(found.view(out.shape[0], *size, rows).permute(0, 3, 1, 2))
+
+
+def sparse_conv2d_weight_gradient(
+    index: torch.Tensor,
+    starts: torch.Tensor,
+    rows: int,
+    cols: int,
+    row_block: int,
+    col_block: int,
+    x: torch.Tensor,
+    dy: torch.Tensor,
+    out: torch.Tensor,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    threads: int,
+) -> None:
+    """out[r, (k, c)] = sum over images n and pixels p of dy[n, r, p] x[n, c, p at k] where kept."""
+    where = index, starts, rows, cols, row_block, col_block
+    size = dy.shape[2], dy.shape[3]
+    seen = windows(x, size, kernel, stride, padding, dilation)
+    pixels = dy.permute(0, 2, 3, 1).reshape(-1, rows)
+    sparse_weight_gradient(*where, seen, pixels, out, threads)
+
+
+def windows(
+    x: torch.Tensor,
+    size: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> torch.Tensor:
+    """What each output pixel sees, [images * pixels, taps * channels], tap by tap, 0 outside.
+
+    Example:
+        >>> x = torch.arange(1.0, 5.0).reshape(1, 1, 2, 2)
+        >>> windows(x, (2, 2), (1, 2), (1, 1), (0, 1), (1, 1)).tolist()
+        [[0.0, 1.0], [1.0, 2.0], [0.0, 3.0], [3.0, 4.0]]
+    """
+    batch, channels, height, width = x.shape
+    seen = x.new_zeros(batch, *size, kernel[0], kernel[1], channels)
+    for row, col, i, j in itertools.product(*(range(n) for n in (*size, *kernel))):
+        from_row = row * stride[0] - padding[0] + i * dilation[0]
+        from_col = col * stride[1] - padding[1] + j * dilation[1]
+        if 0 <= from_row < height and 0 <= from_col < width:
+            seen[:, row, col, i, j] = x[:, :, from_row, from_col]
+    return seen.view(batch * size[0] * size[1], -1)

@@ -179,7 +179,7 @@ class Stream:
 
         Complexity: a few passes over the index and one sort of it.
         """
-        check_index(*self._where, self.values)
+        check_index(*self.where, self.values)
 
     def fill(self, weight: torch.Tensor) -> None:
         """Take the values from a weight; what is pruned there may be anything, NaN included.
@@ -197,12 +197,12 @@ class Stream:
                 f"Stream.fill: received a weight {tuple(weight.shape)} of {weight.dtype} for the "
                 f"mask {(self.rows, self.cols)}; the two must agree, and the weight must be a float"
             )
-        _core.sparse_fill(*self._where, weight.detach(), self.values, torch.get_num_threads())
+        _core.sparse_fill(*self.where, weight.detach(), self.values, torch.get_num_threads())
 
     def dense(self) -> torch.Tensor:
         """The matrix, with zeros where nothing is kept, in the dtype of the values."""
         out = torch.zeros(self.rows, self.cols)
-        _core.sparse_scatter(*self._where, self.values, out, torch.get_num_threads())
+        _core.sparse_scatter(*self.where, self.values, out, torch.get_num_threads())
         return out.to(self.values.dtype)
 
     def matmul(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -236,7 +236,7 @@ class Stream:
             bias = bias.detach().float().contiguous()
         flat = _as_matrix(x)
         out = torch.empty(flat.shape[0], self.rows, dtype=x.dtype)
-        _core.sparse_matmul(*self._where, self.values, flat, bias, out, torch.get_num_threads())
+        _core.sparse_matmul(*self.where, self.values, flat, bias, out, torch.get_num_threads())
         return out.view(*x.shape[:-1], self.rows)
 
     def weight_gradient(self, x: torch.Tensor, dy: torch.Tensor) -> torch.Tensor:
@@ -266,7 +266,7 @@ class Stream:
             )
         out = torch.empty(self.rows, self.cols)
         threads = torch.get_num_threads()
-        _core.sparse_weight_gradient(*self._where, _as_matrix(x), _as_matrix(dy), out, threads)
+        _core.sparse_weight_gradient(*self.where, _as_matrix(x), _as_matrix(dy), out, threads)
         return out
 
     def __repr__(self) -> str:
@@ -281,7 +281,7 @@ class Stream:
         return _restored, (type(self), *tensors, self.rows, self.cols, self.blocking)
 
     @property
-    def _where(self) -> tuple[torch.Tensor, torch.Tensor, int, int, int, int]:
+    def where(self) -> tuple[torch.Tensor, torch.Tensor, int, int, int, int]:
         """What every native function begins with."""
         blocking = self.blocking
         return (
