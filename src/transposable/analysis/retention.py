@@ -95,6 +95,11 @@ class LayerRetention:
         """Share of the measured weights that is zero."""
         return self.zeros / self.measured
 
+    @property
+    def gaps(self) -> list[float]:
+        """Of each pattern the larger of the solver's gap and the certificate's."""
+        return [max(one.gap, one.certificate or 0.0) for one in self.kept]
+
 
 @dataclass(frozen=True, slots=True)
 class Total:
