@@ -8,13 +8,8 @@ from transposable.analysis.findings import findings
 from transposable.analysis.layers import Excluded
 from transposable.analysis.page import render
 from transposable.analysis.plots import Drawing, draw_all, mask_picture
-from transposable.analysis.retention import (
-    Kept,
-    LayerRetention,
-    Retention,
-    Total,
-    retention,
-)
+from transposable.analysis.results import Kept, LayerRetention, Retention, Total
+from transposable.analysis.retention import retention
 from transposable.analysis.study import Picture, Step, Study, study
 from transposable.analysis.transition import Simulation, Transition, simulate, transition
 from transposable.feasibility import feasibility

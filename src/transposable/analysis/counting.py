@@ -152,9 +152,7 @@ def _add_row(table: dict[int, int], fewest: int, most: int, top: int) -> dict[in
             parts = [
                 (state + t * up, placed + t, product * choose[t])
                 for state, placed, product in parts
-                for t in range(
-                    max(0, fewest - placed - below), min(count, most - placed) + 1
-                )
+                for t in range(max(0, fewest - placed - below), min(count, most - placed) + 1)
             ]
         for state, _, product in parts:
             found[state] = found.get(state, 0) + product

@@ -131,11 +131,11 @@ def diversity(
     that keep exactly N in every full group or tile; a group or tile that the edge crops keeps *at
     most* N per line, and all its masks count.
 
-    The paper's closed form over-counts, by 1.6 times for one tile of 2:4T and 150 times for 4:8T: it
-    lays down Z permutation matrices one after the other, and a mask arises from many such sequences.
-    (Nor are there (M-1)! permutations that avoid a first one: 9 of 4, not 6.) With it 4:8T allows
-    1.76e13 masks of an 8 x 8 block, more than the 2.82e12 of 2:4; in fact it allows 1.17e11, fewer.
-    For N != M/2 it is not even symmetric in zeros and ones. All other forms are the paper's as well.
+    The paper's closed form over-counts, 1.6 times for one tile of 2:4T and 150 times for 4:8T: it
+    lays down Z permutation matrices one by one, and a mask arises from many such sequences. (Nor do
+    (M-1)! permutations avoid a first one: it is 9 for M = 4, not 6.) With it 4:8T allows 1.76e13
+    masks of an 8 x 8 block, more than the 2.82e12 of 2:4; in fact it allows 1.17e11, fewer. Where
+    N != M/2 it is not even symmetric in zeros and ones. The other forms are the paper's as well.
 
     Args:
         pattern: "50%", "2:4", "4:8S", "4:8T", ...

@@ -8,7 +8,7 @@ from typing import Any
 
 from transposable._version import __version__
 from transposable.analysis.diversity import Diversity
-from transposable.analysis.retention import Kept, LayerRetention, Retention
+from transposable.analysis.results import Kept, LayerRetention, Retention
 from transposable.analysis.study import Study
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transposable.analysis.retention import Retention, Total
+from transposable.analysis.results import Retention, Total
 from transposable.analysis.study import Study
 from transposable.pattern import Pattern
 
@@ -25,17 +25,21 @@ def findings(found: Study) -> list[str]:
     known = {p: t.relative for p, t in totals.items() if t.relative is not None}
     lines = []
     if known:
-        best = max(known, key=lambda p: known[p])
-        least = min(known, key=lambda p: known[p])
+        patterned = [p for p in known if p.structure != "unstructured"] or list(known)
+        best, least = (pick(patterned, key=lambda p: known[p]) for pick in (max, min))
+        worst = f", {least} {_percent(known[least])}" if least != best else ""
         lines.append(
-            f"{best} keeps {_percent(known[best])} of what the best unstructured mask of its density "
-            "keeps" + (f", {least} {_percent(known[least])}." if least != best else ".")
+            f"{best} keeps {_percent(known[best])} of what the best unstructured mask of the same "
+            f"size keeps{worst}."
         )
         lines += _second_axis(known) + _four_eight(known) + _weakest(kept, totals)
     lines += _proofs(totals)
-    unknown = [str(p) for p in kept.patterns if p not in known]
-    if unknown:
-        lines.append(f"Infinite weights hide the shares of {', '.join(unknown)}.")
+    infinite = max((total.infinite for total in totals.values()), default=0)
+    if infinite:
+        lines.append(
+            f"Of {len(kept.layers):,} layers {infinite:,} {'holds' if infinite == 1 else 'hold'} "
+            "infinite scores, whose shares mean nothing; they are in no total."
+        )
     return lines
 
 
@@ -48,9 +52,7 @@ def _points(difference: float) -> str:
 
 
 def _second_axis(known: dict[Pattern, float]) -> list[str]:
-    pairs = [
-        (p, Pattern(p.n, p.m)) for p in known if p.transposable and Pattern(p.n, p.m) in known
-    ]
+    pairs = [(p, Pattern(p.n, p.m)) for p in known if p.transposable and Pattern(p.n, p.m) in known]
     if not pairs:
         return []
     prices = [f"{p} keeps {_points(known[p] - known[plain])} than {plain}" for p, plain in pairs]

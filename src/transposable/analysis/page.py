@@ -14,7 +14,7 @@ from transposable.analysis.findings import findings
 from transposable.analysis.layers import Excluded
 from transposable.analysis.optional import need
 from transposable.analysis.plots import Drawing
-from transposable.analysis.retention import LayerRetention, Retention, Total
+from transposable.analysis.results import LayerRetention, Retention, Total
 from transposable.analysis.study import Study
 from transposable.feasibility import feasibility
 
@@ -228,7 +228,9 @@ def _feasible(found: Study) -> list[dict[str, Any]]:
         {
             "name": f"{step.transition.n}:{step.transition.m}",
             "step": step.transition,
-            "now": None if zeros is None else feasibility(zeros, step.transition.n, step.transition.m),
+            "now": None
+            if zeros is None
+            else feasibility(zeros, step.transition.n, step.transition.m),
             "drawn": step.drawn[1],
         }
         for step in found.steps

@@ -5,213 +5,23 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
 
 from transposable.analysis.layers import Excluded, Layer, open_layers
+from transposable.analysis.results import Kept, LayerRetention, Retention
 from transposable.analysis.sampling import check_sample, sample_tiles, tile_side
 from transposable.analysis.scoring import Scores, Scoring
 from transposable.api import solve
 from transposable.certificate import certify
 from transposable.errors import PatternError, ScoresError
 from transposable.export import Choice, Source
-from transposable.export.retention import largest_sum, relative
+from transposable.export.retention import largest_sum
 from transposable.mask import Mask
 from transposable.pattern import Pattern
 from transposable.solution import Solution
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """One pattern on the measured weights of one layer.
-
-    Attributes:
-        pattern: the pattern.
-        kept: sum of the scores that the best mask keeps.
-        unstructured: sum that the best mask of the same density keeps without any pattern.
-        dense: sum of all scores.
-        solver, status, gap: as in :class:`transposable.Solution`.
-        certificate: worst relative gap of a tile, by :func:`transposable.certify`, which shares no
-            code with the solver; None where there is nothing to certify (groups of plain patterns
-            are independent: the N largest are the best).
-        groups, violations: by axis "in" and "out" ("all"), of the mask.
-        promised: the axes along which the pattern promises no violation.
-        seconds: time of the mask search.
-    """
-
-    pattern: Pattern
-    kept: float
-    unstructured: float
-    dense: float
-    solver: str
-    status: str
-    gap: float
-    certificate: float | None
-    groups: dict[str, int]
-    violations: dict[str, int]
-    promised: tuple[str, ...]
-    seconds: float
-
-    @property
-    def relative(self) -> float | None:
-        """kept / unstructured: 1 means that the pattern costs nothing; None with infinities."""
-        return relative(self.kept, self.unstructured)
-
-    @property
-    def of_dense(self) -> float | None:
-        """kept / dense."""
-        return relative(self.kept, self.dense)
-
-    @property
-    def proved(self) -> bool:
-        """Whether the mask is proved to be the best one of its pattern."""
-        return self.status == "OPTIMAL" and (self.certificate or 0.0) <= 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class LayerRetention:
-    """All patterns on one layer; ``measured`` of its ``weights`` were looked at."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    layout: str
-    weights: int
-    measured: int
-    zeros: int
-    kept: tuple[Kept, ...]
-
-    @property
-    def sampled(self) -> bool:
-        """Whether only a part of the layer was measured."""
-        return self.measured < self.weights
-
-    @property
-    def zero_share(self) -> float:
-        """Share of the measured weights that is zero."""
-        return self.zeros / self.measured
-
-    @property
-    def gaps(self) -> list[float]:
-        """Of each pattern the larger of the solver's gap and the certificate's."""
-        return [max(one.gap, one.certificate or 0.0) for one in self.kept]
-
-
-@dataclass(frozen=True, slots=True)
-class Total:
-    """One pattern on all layers, each counted with all its weights.
-
-    ``relative`` and ``of_dense`` are ratios of sums over the layers; a sampled layer's sums are
-    scaled up to its size. ``worst`` names the layer that keeps the least. ``gap`` is the largest of
-    any layer or certified tile.
-    """
-
-    pattern: Pattern
-    relative: float | None
-    of_dense: float | None
-    worst: str
-    least: float | None
-    most: float | None
-    gap: float
-    proved: int
-    layers: int
-    groups: dict[str, int]
-    violations: dict[str, int]
-    promised: tuple[str, ...]
-    seconds: float
-    measured: int
-
-
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """What :func:`retention` found.
-
-    Attributes:
-        title: the file's name, or the model's class.
-        patterns: in the order given.
-        scores: name of the scores: "l1", "l2" or "own".
-        sample: most weights measured in a layer; None for all of them.
-        seed: of the samples.
-        layers: in the model's order.
-        excluded: tensors that were not measured, with the reasons.
-        failed: layers whose weights are no numbers (NaN); they are no part of the figures.
-        notes: what a reader should know about the file.
-        seconds: of everything.
-    """
-
-    title: str
-    patterns: tuple[Pattern, ...]
-    scores: str
-    sample: int | None
-    seed: int
-    layers: tuple[LayerRetention, ...]
-    excluded: tuple[Excluded, ...]
-    failed: tuple[Excluded, ...]
-    notes: tuple[str, ...]
-    seconds: float
-
-    @property
-    def weights(self) -> int:
-        """Number of weights of the layers."""
-        return sum(layer.weights for layer in self.layers)
-
-    @property
-    def measured(self) -> int:
-        """How many of them were looked at."""
-        return sum(layer.measured for layer in self.layers)
-
-    def total(self, pattern: str | Pattern) -> Total:
-        """A pattern on all layers.
-
-        Raises:
-            PatternError: if it was not measured.
-        """
-        parsed = Pattern.parse(pattern)
-        if parsed not in self.patterns:
-            raise PatternError(
-                f"Retention.total: received {parsed}; measured are "
-                f"{', '.join(map(str, self.patterns))}"
-            )
-        index = self.patterns.index(parsed)
-        found = [layer.kept[index] for layer in self.layers]
-        scale = [layer.weights / layer.measured for layer in self.layers]
-
-        def all_of(value: Callable[[Kept], float]) -> float:
-            return sum(s * value(one) for s, one in zip(scale, found, strict=True))
-
-        kept = all_of(lambda one: one.kept)
-        known = [
-            (one.relative, layer.name)
-            for one, layer in zip(found, self.layers, strict=True)
-            if one.relative is not None
-        ]
-        groups: dict[str, int] = {}
-        violations: dict[str, int] = {}
-        for one in found:
-            for axis, count in one.violations.items():
-                violations[axis] = violations.get(axis, 0) + count
-                groups[axis] = groups.get(axis, 0) + one.groups[axis]
-        least, worst = min(known, default=(None, ""))
-        return Total(
-            pattern=parsed,
-            relative=relative(kept, all_of(lambda one: one.unstructured)) if found else None,
-            of_dense=relative(kept, all_of(lambda one: one.dense)) if found else None,
-            worst=worst,
-            least=least,
-            most=max(known, default=(None, ""))[0],
-            gap=max((max(one.gap, one.certificate or 0.0) for one in found), default=0.0),
-            proved=sum(one.proved for one in found),
-            layers=len(found),
-            groups=groups,
-            violations=violations,
-            promised=found[0].promised if found else (),
-            seconds=sum(one.seconds for one in found),
-            measured=self.measured,
-        )
 
 
 def retention(
@@ -229,8 +39,10 @@ def retention(
 
         kept = max_S sum_ij S_ij a_ij / max_U sum_ij U_ij a_ij
 
-    over masks S of the pattern and masks U of as many weights (ceil(T n/m) of T) wherever they lie;
-    a = |w|, w^2 or scores of your own. Transposable masks come with a proof, see :class:`Kept`.
+    over masks S of the pattern and masks U of as many weights as S keeps, wherever they lie; a is
+    |w|, w^2 or scores of your own. Transposable masks come with a proof, see :class:`Kept`. (Where
+    the edge crops tiles, a mask may keep more than n/m of the weights, and U then does too; the
+    ``kept*`` of ``transposable prune`` is relative to ceil(T n/m) of T weights.)
 
     Args:
         model: a torch module, a .safetensors file, a model directory or an opened source.
@@ -339,13 +151,16 @@ class Meter:
         best: dict[int, float] = {}
         kept, masks = [], []
         for pattern in self.patterns:
-            count = -(-measured * pattern.n // pattern.m)
+            try:
+                solution = solve(matrices, pattern, layout="stacked", threads=self._threads)
+            except ScoresError as error:
+                raise ScoresError(f"retention: layer {layer.name!r}: {error}") from error
+            count = int(solution.mask.tensor.count_nonzero())
             if count not in best:
                 copy = matrices.clone(memory_format=torch.contiguous_format)
                 best[count] = largest_sum(copy, count)
-            found = self._one(layer, matrices, pattern, best[count], dense, unit)
-            kept.append(found[0])
-            masks.append(found[1])
+            kept.append(_figures(matrices, solution, best[count], dense, unit))
+            masks.append(solution.mask)
         figures = LayerRetention(
             name=layer.name,
             shape=layer.shape,
@@ -358,35 +173,25 @@ class Meter:
         )
         return figures, masks
 
-    def _one(
-        self,
-        layer: Layer,
-        matrices: torch.Tensor,
-        pattern: Pattern,
-        best: float,
-        dense: float,
-        unit: float,
-    ) -> tuple[Kept, Mask]:
-        try:
-            solution = solve(matrices, pattern, layout="stacked", threads=self._threads)
-        except ScoresError as error:
-            raise ScoresError(f"retention: layer {layer.name!r}: {error}") from error
-        report = solution.mask.report()
-        figures = Kept(
-            pattern=pattern,
-            kept=solution.objective * unit,
-            unstructured=best * unit,
-            dense=dense * unit,
-            solver=solution.stats["solver"],
-            status=solution.status.name,
-            gap=solution.gap,
-            certificate=_certificate(matrices, solution),
-            groups={axis.axis: axis.groups for axis in report.axes},
-            violations={axis.axis: axis.violations for axis in report.axes},
-            promised=tuple(axis.axis for axis in report.axes if axis.required),
-            seconds=solution.stats["seconds"],
-        )
-        return figures, solution.mask
+
+def _figures(
+    matrices: torch.Tensor, solution: Solution, best: float, dense: float, unit: float
+) -> Kept:
+    report = solution.mask.report()
+    return Kept(
+        pattern=solution.mask.pattern,
+        kept=solution.objective * unit,
+        unstructured=best * unit,
+        dense=dense * unit,
+        solver=solution.stats["solver"],
+        status=solution.status.name,
+        gap=solution.gap,
+        certificate=_certificate(matrices, solution),
+        groups={axis.axis: axis.groups for axis in report.axes},
+        violations={axis.axis: axis.violations for axis in report.axes},
+        promised=tuple(axis.axis for axis in report.axes if axis.required),
+        seconds=solution.stats["seconds"],
+    )
 
 
 def _certificate(matrices: torch.Tensor, solution: Solution) -> float | None:

@@ -66,4 +66,6 @@ def sample_tiles(
     chosen = np.sort(generator.choice(total, wanted, replace=False))
     places = [torch.from_numpy(index) for index in np.unravel_index(chosen, (batch, down, across))]
     tiles = matrices.unfold(1, side, side).unfold(2, side, side)[places[0], places[1], places[2]]
-    return tiles.reshape(high, wide, side, side).transpose(1, 2).reshape(1, high * side, wide * side)
+    return (
+        tiles.reshape(high, wide, side, side).transpose(1, 2).reshape(1, high * side, wide * side)
+    )

@@ -14,12 +14,8 @@ from torch import nn
 
 from transposable.analysis.diversity import Diversity, diversity
 from transposable.analysis.layers import Excluded, Layer, open_layers
-from transposable.analysis.retention import (
-    LayerRetention,
-    Meter,
-    NanWeightError,
-    Retention,
-)
+from transposable.analysis.results import LayerRetention, Retention
+from transposable.analysis.retention import Meter, NanWeightError
 from transposable.analysis.sampling import tile_side
 from transposable.analysis.scoring import Scores
 from transposable.analysis.transition import Simulation, Transition, simulate, transition

@@ -69,7 +69,7 @@ def transition(n: int, m: int) -> Transition:
     feasibility(0.5, n, m)  # says what is wrong with n and m
     if n == m:
         raise PatternError(
-            f"transition: received n={n}, m={m}; a group that may keep all of its weights is always "
+            f"transition: received n={n}, m={m}; a group that may keep all its weights is always "
             "feasible, so there is no step; the rule is 0 <= n < m"
         )
     low, middle, high = (_share(probability, n, m) for probability in (0.1, 0.5, 0.9))

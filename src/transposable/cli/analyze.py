@@ -193,7 +193,9 @@ def _print(found: Study, written: list[Path]) -> None:
     console = show.console()
     kept = found.retention
     console.print(
-        f"{kept.title}: {len(kept.layers):,} layers, {kept.weights:,} weights", soft_wrap=True
+        f"{kept.title}: {len(kept.layers):,} layer{'' if len(kept.layers) == 1 else 's'}, "
+        f"{kept.weights:,} weights",
+        soft_wrap=True,
     )
     if kept.layers:
         console.print(sampling_text(kept), soft_wrap=True)
@@ -215,7 +217,7 @@ def _print(found: Study, written: list[Path]) -> None:
         console.print()
         show.print_table(console, columns, rows)
         console.print()
-        console.print("* of what the best unstructured mask of the same density keeps")
+        console.print("* of what the best unstructured mask of the same size keeps")
     for line in findings(found):
         console.print(f"- {line}", soft_wrap=True)
     for one in kept.failed[:10]:
