@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta
 
@@ -14,6 +14,7 @@ from transposable.analysis import feasibility, simulate, transition
 from transposable.errors import PatternError
 
 
+@settings(max_examples=25)
 @given(st.integers(1, 64), st.data())
 def test_quantiles_of_the_beta_distribution(m: int, data: st.DataObject) -> None:
     """At least m - n of m are zero: the (m - n)-th smallest of m uniform numbers is below rho."""
