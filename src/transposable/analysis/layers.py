@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,11 +69,12 @@ class Layers:
 def open_layers(
     model: nn.Module | Source | str | os.PathLike[str], choice: Choice | None = None
 ) -> Iterator[Layers]:
-    """The layers of a model that can be pruned, in its order; files stay open until the end.
+    """The layers of a model that can be pruned; files stay open until the end.
 
     Of a file those that ``transposable prune`` would prune, by the same policy and ``choice``; of a
-    module all that ``sparsify`` would take, with their dense weights. A model without any is no
-    error here, unless ``choice`` asks for some.
+    module all that ``sparsify`` would take, with their dense weights. Those of a module are in its
+    order, those of a file by name, numbers as numbers. A model without any is no error here, unless
+    ``choice`` asks for some.
 
     Raises:
         FileError: if a file cannot be read.
@@ -157,8 +159,27 @@ def _of_source(source: Source, choice: Choice | None) -> Layers:
                 _reader(shard, entry),
             )
         )
+    # Files hold their tensors by the alphabet: layer 10 before layer 2.
+    layers.sort(key=lambda layer: _natural(layer.name))
     title = source.path.resolve().name
     return Layers(title, tuple(layers), tuple(excluded), tuple(source.notes))
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Sort key that orders layer.2 before layer.10.
+
+    Example:
+        >>> sorted(["b.10", "b.2", "a"], key=_natural)
+        ['a', 'b.2', 'b.10']
+    """
+    pieces = re.split(r"([0-9]+)", name)
+    # A number by its length first: int refuses thousands of digits.
+    numbers = (p.lstrip("0") if p.isdecimal() else None for p in pieces)
+    return [
+        (1, 0, piece) if number is None else (0, len(number), number)
+        for piece, number in zip(pieces, numbers, strict=True)
+        if piece
+    ]
 
 
 def _reader(shard: TensorFile, entry: Entry) -> Callable[[], torch.Tensor]:

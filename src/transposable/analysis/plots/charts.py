@@ -14,7 +14,6 @@ from transposable.analysis.plots.style import (
     INK,
     LINES,
     Drawing,
-    drawing,
     in_percent,
     label_points,
     legend,
@@ -107,7 +106,7 @@ def retention_by_pattern(found: Retention) -> Drawing:
     )
     axes.set_title(what, loc="left", fontsize=10.5, color=INK)
     texts = [f"{p}: {_text(found.total(p).relative)}" for p in rows]
-    return drawing("retention", f"Kept of unstructured, by pattern: {', '.join(texts)}.", figure)
+    return Drawing("retention", f"Kept of unstructured, by pattern: {', '.join(texts)}.", figure)
 
 
 def retention_by_layer(found: Retention) -> Drawing:
@@ -149,7 +148,7 @@ def retention_by_layer(found: Retention) -> Drawing:
         axes.set_xticks([1])
     in_percent(axes.yaxis)
     legend(axes, len(found.patterns))
-    return drawing("layers", "Kept of unstructured in each layer, one line a pattern.", figure)
+    return Drawing("layers", "Kept of unstructured in each layer, one line a pattern.", figure)
 
 
 def diversities(found: Study) -> Drawing:
@@ -191,7 +190,7 @@ def diversities(found: Study) -> Drawing:
     side = found.block
     axes.set_xlabel(f"log10 of the number of masks of a block of {side} x {side}")
     texts = [f"{d.pattern}: 10^{d.log10:.2f}" for d in rows]
-    return drawing("diversity", f"Masks of a block: {', '.join(texts)}.", figure)
+    return Drawing("diversity", f"Masks of a block: {', '.join(texts)}.", figure)
 
 
 def tradeoff(found: Study) -> Drawing:
@@ -215,7 +214,7 @@ def tradeoff(found: Study) -> Drawing:
     axes.set_ylabel("kept, % of unstructured")
     in_percent(axes.yaxis)
     label_points(figure, axes, points)
-    return drawing(
+    return Drawing(
         "tradeoff",
         "What each pattern keeps against the number of its masks, in bits a weight.",
         figure,
@@ -254,7 +253,7 @@ def feasibility_curves(steps: Sequence[Step]) -> Drawing:
     axes.set_xlabel("share of zeros, spread at random")
     axes.set_ylabel("P(a group satisfies N:M)")
     legend(axes, len(steps))
-    return drawing(
+    return Drawing(
         "feasibility",
         f"Probability that a random group satisfies {', '.join(names)}, against the zeros.",
         figure,

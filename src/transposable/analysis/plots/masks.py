@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
+
 from transposable.analysis.plots.style import image, new_axes
 from transposable.analysis.study import Picture
 
@@ -20,8 +22,7 @@ def mask_picture(picture: Picture) -> bytes:
     A dot at the end of a row (below a column) of a tile means that it keeps at most N, a cross that
     it keeps more.
     """
-    from matplotlib.collections import PatchCollection
-    from matplotlib.patches import Rectangle
+    from matplotlib.collections import PolyCollection
 
     kept = picture.kept
     rows, cols = kept.shape
@@ -35,15 +36,13 @@ def mask_picture(picture: Picture) -> bytes:
 
     width, height = place(cols - 1) + 1 + gap, place(rows - 1) + 1 + gap
     figure, axes = new_axes(width=_INCHES, height=_INCHES * height / width, bare=True)
-    squares: dict[bool, list[Rectangle]] = {True: [], False: []}
-    for i in range(rows):
-        for j in range(cols):
-            squares[bool(kept[i, j])].append(
-                Rectangle((place(j) + 0.06, place(i) + 0.06), 0.88, 0.88)
-            )
-    for keeps, found in squares.items():
-        colour = _KEPT if keeps else _PRUNED
-        axes.add_collection(PatchCollection(found, facecolor=colour, edgecolor="none"))
+    corners = ((0.06, 0.06), (0.94, 0.06), (0.94, 0.94), (0.06, 0.94))
+    for keeps, colour in ((True, _KEPT), (False, _PRUNED)):
+        squares = [
+            [(place(j) + x, place(i) + y) for x, y in corners]
+            for i, j in np.argwhere(kept == keeps).tolist()
+        ]
+        axes.add_collection(PolyCollection(squares, facecolor=colour, edgecolor="none"))
     if marked:
         holds: list[tuple[float, float]] = []
         broken: list[tuple[float, float]] = []

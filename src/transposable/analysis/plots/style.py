@@ -28,12 +28,21 @@ WIDTH: Final = 4.3
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A finished picture: its name, what it shows in words, and its bytes."""
+    """A finished picture: its name, what it shows in words, and matplotlib's figure."""
 
     name: str
     alt: str
-    svg: bytes
-    png: bytes
+    figure: Figure
+
+    @property
+    def svg(self) -> bytes:
+        """As SVG, letters as outlines: it looks the same wherever it is shown."""
+        return image(self.figure, "svg")
+
+    @property
+    def png(self) -> bytes:
+        """As PNG of 200 dots an inch."""
+        return image(self.figure, "png", dpi=200)
 
 
 def check() -> None:
@@ -135,10 +144,6 @@ def in_percent(axis: Any) -> None:
     from matplotlib.ticker import FuncFormatter
 
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
-
-
-def drawing(name: str, alt: str, figure: Figure) -> Drawing:
-    return Drawing(name, alt, image(figure, "svg"), image(figure, "png", dpi=200))
 
 
 def image(figure: Figure, kind: str, dpi: int = 100) -> bytes:
