@@ -77,9 +77,10 @@ def _weakest(kept: Retention, totals: dict[Pattern, Total]) -> list[str]:
     total = totals[pattern]
     if total.least is None:
         return []
+    name = total.worst or "(no name)"
+    name = name if len(name) <= 90 else f"{name[:60]} ... {name[-20:]}"
     return [
-        f"Under {pattern} the layer that keeps the least is {total.worst or '(no name)'}, with "
-        f"{_percent(total.least)}."
+        f"Under {pattern} the layer that keeps the least is {name}, with {_percent(total.least)}."
     ]
 
 

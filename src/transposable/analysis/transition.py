@@ -62,7 +62,7 @@ def transition(n: int, m: int) -> Transition:
     Example:
         >>> step = transition(2, 4)
         >>> round(step.middle, 4), round(step.width, 4), step.limit
-        (0.3857, 0.5375, 0.5)
+        (0.3857, 0.537, 0.5)
 
     Hubara et al., NeurIPS 2021, figure 5a.
     """
