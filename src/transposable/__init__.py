@@ -126,7 +126,7 @@ _HOMES = (
     "train",
 )
 
-_PACKAGES = ("nn", "prune", "sparse", "train")
+_PACKAGES = ("analysis", "nn", "prune", "sparse", "train")
 
 
 def __getattr__(name: str) -> Any:

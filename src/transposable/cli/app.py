@@ -47,7 +47,7 @@ Exit codes:
   141  the reader of the output went away
 """
 
-_VERBS: Final = ("prune", "verify", "inspect", "solvers", "demo")
+_VERBS: Final = ("prune", "verify", "inspect", "analyze", "solvers", "demo")
 
 
 @dataclass
