@@ -29,7 +29,6 @@ struct Window {
 class ImageSource final : public SampleSource {
  public:
   // Samples are the output pixels of the first image, row by row, then those of the next.
-  // Samples are the output pixels of the first image, row by row, then those of the next.
   ImageSource(const Images& images, const Window& window, std::int64_t out_height,
               std::int64_t out_width);
   void pack(std::int64_t sample, std::int64_t samples, std::int64_t first, std::int64_t last,
