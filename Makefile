@@ -153,8 +153,8 @@ bench-refresh: $(STAMPS)/dev ## what a refresh of the masks costs in training, t
 	@$(PY) -m benchmarks.refresh --json benchmarks/results/refresh.json --markdown docs/train.md
 
 .PHONY: bench-matmul
-bench-matmul: $(STAMPS)/dev ## sparse matrix products against the best dense ones, with the picture
-	@$(PY) -m benchmarks.matmul --bf16 --avx2 --json benchmarks/results/matmul.json --plot benchmarks/results/matmul.png
+bench-matmul: $(STAMPS)/dev ## sparse matrix products against the best dense ones, table into README.md
+	@$(PY) -m benchmarks.matmul --bf16 --avx2 --json benchmarks/results/matmul.json --plot benchmarks/results/matmul.png --markdown README.md
 
 .PHONY: bench-conv
 bench-conv: $(STAMPS)/dev ## sparse convolutions against the best dense ones, table into docs/sparse.md
@@ -162,7 +162,7 @@ bench-conv: $(STAMPS)/dev ## sparse convolutions against the best dense ones, ta
 
 .PHONY: bench-block
 bench-block: $(STAMPS)/dev ## a training step and an encoder's inference on sparse products
-	@$(PY) -m benchmarks.block --json benchmarks/results/block.json
+	@$(PY) -m benchmarks.block --json benchmarks/results/block.json --markdown benchmarks/README.md
 
 .PHONY: bench-prune
 bench-prune: $(STAMPS)/dev ## exact AdaPrune of a layer of 4096 x 11008: time, memory, error
