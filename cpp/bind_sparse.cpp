@@ -16,6 +16,7 @@
 #include "convert.hpp"
 #include "core/sparse/image.hpp"
 #include "core/sparse/matmul.hpp"
+#include "core/sparse/workspace.hpp"
 
 namespace {
 
@@ -151,6 +152,7 @@ void sparse_matmul(const Index& index, const Starts& starts, std::int64_t rows, 
   const transposable::RowSink y({out.data(), storage_of(out.dtype()), out.stride(0)});
   const DType dtype = storage_of(values.dtype());
   const transposable::RowSource from(samples_of(x));
+  transposable::prefer_huge_pages(out.data(), out.nbytes());
   nb::gil_scoped_release release;
   transposable::stream_matmul(stream, values.data(), dtype, from, bias ? bias->data() : nullptr, y,
                               samples, threads);
@@ -166,6 +168,7 @@ void sparse_weight_gradient(const Index& index, const Starts& starts, std::int64
   require_shape(out, rows, cols, "out: shape must be [rows, cols]");
   require_contiguous(out);
   const transposable::RowSource columns(samples_of(x)), lines(samples_of(dy));
+  transposable::prefer_huge_pages(out.data(), out.nbytes());
   nb::gil_scoped_release release;
   transposable::stream_weight_gradient(stream, columns, lines, samples, out.data(), threads);
 }
@@ -218,6 +221,7 @@ void sparse_conv2d(const Index& index, const Starts& starts, std::int64_t rows, 
           "out: must be contiguous, or so with channels last");
   const DType dtype = storage_of(values.dtype()), y = storage_of(out.dtype());
   const transposable::Images images = images_of(x);
+  transposable::prefer_huge_pages(out.data(), out.nbytes());
   nb::gil_scoped_release release;
   const transposable::ImageSource from(images, window, height, width);
   const float* const shift = bias ? bias->data() : nullptr;
@@ -244,6 +248,7 @@ void sparse_conv2d_weight_gradient(const Index& index, const Starts& starts, std
   require_contiguous(out);
   const transposable::Images images = images_of(x), gradients = images_of(dy);
   const std::int64_t samples = gradients.batch * gradients.height * gradients.width;
+  transposable::prefer_huge_pages(out.data(), out.nbytes());
   nb::gil_scoped_release release;
   transposable::stream_weight_gradient(
       stream, transposable::ImageSource(images, window, gradients.height, gradients.width),

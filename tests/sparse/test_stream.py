@@ -116,11 +116,11 @@ def test_threads_after_a_fork() -> None:
     stream = Stream.build(mask, Blocking(8, 2048))
     stream.fill(torch.ones(256, 300))
     before, after = (torch.zeros(200, 256) for _ in range(2))
-    _core.sparse_matmul(*stream._where, stream.values, x, None, before, 4)
+    _core.sparse_matmul(*stream.where, stream.values, x, None, before, 4)
     child = os.fork()
     if child == 0:
         # Nothing of torch's: in a child its own loops wait for those threads for ever.
-        _core.sparse_matmul(*stream._where, stream.values, x, None, after, 4)
+        _core.sparse_matmul(*stream.where, stream.values, x, None, after, 4)
         os._exit(0 if (after.numpy() == before.numpy()).all() else 1)
     deadline = time.monotonic() + 30
     while (found := os.waitpid(child, os.WNOHANG)) == (0, 0):
