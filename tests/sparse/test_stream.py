@@ -71,7 +71,7 @@ def test_every_small_shape(side: int) -> None:
 @pytest.mark.parametrize("density", [0.1, 0.25, 0.5, 1.0])
 @pytest.mark.parametrize("tokens", [255, 512, 513, 1024, 1100, 2050])
 def test_sums_over_many_samples(tokens: int, density: float) -> None:
-    """The weight gradient takes samples and columns in slabs, whose size depends on all of these."""
+    """The weight gradient takes samples and columns in slabs, whose size depends on these."""
     for cols, blocking in ((530, Blocking(8, 2048)), (300, Blocking(4, 128))):
         check_stream(random_mask(21, cols, tokens, density), blocking, tokens, cols)
 
