@@ -208,8 +208,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.rounds = options.rounds or (2 if options.quick else ROUNDS)
     if options.rounds < 1 or not 1 <= options.threads <= machine.usable_cores():
         parser.error(
-            f"--rounds, --threads: received {options.rounds} and {options.threads}; at least 1, and "
-            f"at most {machine.usable_cores()} threads here"
+            f"--rounds, --threads: received {options.rounds} and {options.threads}; at least 1, "
+            f"and at most {machine.usable_cores()} threads here"
         )
     return options
 
