@@ -165,10 +165,16 @@ def test_threads_change_no_bit() -> None:
 # ---- size --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("pattern", "share"), [("2:4T", 0.6), ("4:8T", 0.6), ("2:8T", 0.35)])
-def test_bytes(pattern: str, share: float) -> None:
+# Bytes of dense float32 in blocks of 8 rows, and in those of 4 that suit AVX2.
+SHARES = {"2:4T": (0.58, 0.65), "4:8T": (0.59, 0.66), "2:8T": (0.33, 0.38)}
+
+
+@pytest.mark.parametrize("pattern", SHARES)
+def test_bytes(pattern: str) -> None:
     model = nn.Linear(1024, 4096, bias=False)
     sparsify(model, pattern)
+    rows = Blocking.best(Pattern.parse(pattern), 1024).row_block
+    share = SHARES[pattern][rows == 4]
     done = compress(model)
     assert done.bytes_before == 4 * 1024 * 4096
     held = sum(buffer.nbytes for buffer in model.buffers())
@@ -178,9 +184,12 @@ def test_bytes(pattern: str, share: float) -> None:
 
 
 def test_bfloat16_takes_half_of_the_values() -> None:
-    model = nn.Linear(1024, 1024)
-    sparsify(model, "4:8T")
-    assert compress(model, dtype=torch.bfloat16).bytes_after < 0.35 * 4 * 1024 * 1024
+    single, half = nn.Linear(1024, 1024), nn.Linear(1024, 1024)
+    for model in (single, half):
+        sparsify(model, "4:8T")
+    expected = compress(single).bytes_after - 2 * 1024 * 1024 // 2
+    # Other masks: a few runs more or less.
+    assert compress(half, dtype=torch.bfloat16).bytes_after == pytest.approx(expected, rel=0.01)
 
 
 # ---- which layers ------------------------------------------------------------------------------

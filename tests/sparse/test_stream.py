@@ -58,6 +58,34 @@ def test_pinned_bytes() -> None:
     assert stream.index.numpy().tobytes()[:18] == raw
 
 
+def test_columns_taken_together() -> None:
+    """The first columns of a type alone, the next ones in pairs, the last ones in fours."""
+    kept = [*5 * (1, 14), 1, 2, 4, 8, 1, 2, 4, 8, 1, 2, 4, 8, 1, 2, 4, 8, 1, 3, 0]
+    mask = torch.tensor([[kind >> row & 1 for kind in kept] for row in range(4)], dtype=torch.bool)
+    stream = Stream.build(mask, Blocking(4, 32))
+    assert stream.index.tolist() == [
+        *(1, 1, 0),  # of the ten columns of type 1 the first is left over
+        *(3, 1, 27),
+        *(16, 5, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9),  # five pairs of the types 1 and 14
+        *(23, 4, 14, 18, 22, 26, 11, 15, 19, 23, 12, 16, 20, 24, 13, 17, 21, 25),  # four fours
+        *(0, 0),
+    ]
+    stream.fill(mask * torch.arange(1.0, 30.0))
+    assert stream.values.tolist()[:3] == [1.0, 28.0, 28.0]
+    assert stream.values.tolist()[3:8] == [3.0, 5.0, 7.0, 9.0, 11.0]
+    assert stream.values.tolist()[8:14] == [2.0, 2.0, 2.0, 4.0, 4.0, 4.0]
+
+
+@pytest.mark.parametrize(("pattern", "runs"), [("2:4T", {18, 20, 21}), ("1:4T", {23})])
+def test_patterns_of_four_have_no_column_alone(pattern: str, runs: set[int]) -> None:
+    stream = Stream.build(pattern_mask(pattern, 4, 256), Blocking(4, 256))
+    at, found = 0, set()
+    while kind := int(stream.index[at]):
+        found.add(kind)
+        at += 2 + int(stream.index[at + 1]) * len(reference.types_of_run(4, kind))
+    assert found <= runs
+
+
 @pytest.mark.parametrize("side", range(71))
 def test_every_small_shape(side: int) -> None:
     """All numbers of columns and rows up to 70, each with its own number of tokens up to 70."""

@@ -1,5 +1,5 @@
-// The weight gradient of one block: each run is a small dense product of the rows of its type and a
-// few of its columns, lanes along the samples. Rules of lanes/vec.hpp.
+// The weight gradient of some rows: columns that the same rows keep make a small dense product, lanes
+// along the samples. Rules of lanes/vec.hpp.
 #pragma once
 
 #include "../lanes/vec.hpp"
@@ -19,7 +19,7 @@ TP_INLINE F32 folded(F32 a, F32 b, std::integer_sequence<int, Lane...>) {
 
 // Lane i of the result is the sum of all lanes of rows[i].
 template <int D = kLanes32 / 2>
-TP_INLINE F32 sums_of(F32 (&rows)[kLanes32]) {
+TP_INLINE F32 sums_of(F32* rows) {
 #pragma GCC unroll 16
   for (int i = 0; i < D; ++i)
     rows[i] = folded<D>(rows[i], rows[i + D], std::make_integer_sequence<int, kLanes32>{});
@@ -29,25 +29,25 @@ TP_INLINE F32 sums_of(F32 (&rows)[kLanes32]) {
     return sums_of<D / 2>(rows);
 }
 
-// Columns at a time, by rows: as many sums as the registers hold beside the rows.
+// Columns at a time, by rows: as many sums as the registers hold beside the samples.
 constexpr int columns_at_once(int rows) {
 #if TP_BYTES == 64
   constexpr int columns[] = {0, 12, 12, 8, 6, 4, 4, 3, 2};
 #else
-  constexpr int columns[] = {0, 6, 5, 4, 2, 2, 1, 1, 1};
+  constexpr int columns[] = {0, 8, 6, 4, 3, 2, 2, 1, 1};
 #endif
   return columns[rows];
 }
 
-// A few columns of one run: all that one function call works on.
+// A few columns of one type: all that one function call works on.
 struct Part {
   const float *rows[8], *columns[12];
-  float* out[8];                  // row of the gradient, by row
-  const std::uint16_t* channels;  // place in it, by column
+  float* out[8];                // row of the gradient, by row
+  const std::uint16_t* places;  // in it, by column
   int samples;
 };
 
-// out[r][channels[j]] (+)= sum_s rows[r][s] columns[j][s]
+// out[r][places[j]] (+)= sum_s rows[r][s] columns[j][s]
 template <int N, int C>
 void gradient_of(const Part& part, bool add) {
   constexpr int L = kLanes32, count = N * C, padded = (count + L - 1) / L * L;
@@ -61,30 +61,38 @@ void gradient_of(const Part& part, bool add) {
   for (int j = 0; j < C; ++j) column[j] = part.columns[j];
   const std::int64_t samples = part.samples;
   for (std::int64_t s = 0; s < samples; s += L) {
-    F32 dy[N];
+    // The fewer of the two wait in registers for the others, which come one by one.
+    if constexpr (N < C) {
+      F32 dy[N];
 #pragma GCC unroll 16
-    for (int r = 0; r < N; ++r) dy[r] = load<F32>(row[r] + s);
+      for (int r = 0; r < N; ++r) dy[r] = load<F32>(row[r] + s);
 #pragma GCC unroll 16
-    for (int j = 0; j < C; ++j) {
-      const F32 x = load<F32>(column[j] + s);
+      for (int j = 0; j < C; ++j) {
+        const F32 x = load<F32>(column[j] + s);
 #pragma GCC unroll 16
-      for (int r = 0; r < N; ++r) sums[j * N + r] += x * dy[r];
+        for (int r = 0; r < N; ++r) sums[j * N + r] += x * dy[r];
+      }
+    } else {
+      F32 x[C];
+#pragma GCC unroll 16
+      for (int j = 0; j < C; ++j) x[j] = load<F32>(column[j] + s);
+#pragma GCC unroll 16
+      for (int r = 0; r < N; ++r) {
+        const F32 dy = load<F32>(row[r] + s);
+#pragma GCC unroll 16
+        for (int j = 0; j < C; ++j) sums[j * N + r] += x[j] * dy;
+      }
     }
   }
   float found[padded];
 #pragma GCC unroll 8
-  for (int first = 0; first < padded; first += L) {
-    F32 group[L];
-#pragma GCC unroll 16
-    for (int i = 0; i < L; ++i) group[i] = sums[first + i];
-    store(found + first, sums_of(group));
-  }
+  for (int first = 0; first < padded; first += L) store(found + first, sums_of(sums + first));
 #pragma GCC unroll 16
   for (int j = 0; j < C; ++j) {
-    const std::int64_t channel = part.channels[j];
+    const std::int64_t place = part.places[j];
 #pragma GCC unroll 16
     for (int r = 0; r < N; ++r) {
-      float& to = part.out[r][channel];
+      float& to = part.out[r][place];
       to = add ? to + found[j * N + r] : found[j * N + r];
     }
   }
@@ -108,35 +116,30 @@ struct PartTable {
 };
 inline constexpr PartTable part_table;
 
-inline void gradient(const BlockGradient& block) {
+inline void gradient(const RowsGradient& group) {
   Part part;
-  part.samples = block.samples;
-  for (const std::uint16_t* index = block.index; index[0];) {
+  part.samples = group.samples;
+  for (int first = 0, last = 0; first < group.columns; first = last) {
+    const unsigned type = group.types[first];
+    while (last < group.columns && group.types[last] == type) ++last;
     int n = 0;
-    for (unsigned type = index[0]; type; type &= type - 1, ++n) {
-      const int row = __builtin_ctz(type);
-      part.rows[n] = block.dy + row * block.stride;
-      part.out[n] = block.gradient + row * block.gradient_stride;
+    for (unsigned rest = type; rest; rest &= rest - 1, ++n) {
+      const int row = __builtin_ctz(rest);
+      part.rows[n] = group.dy + row * group.stride;
+      part.out[n] = group.gradient + row * group.gradient_stride;
     }
-    const int count = index[1];
-    const std::uint16_t* const channels = index + 2;
-    std::uint16_t& taken = block.taken[index - block.index];
-    const int first = taken;
-    int last = first;
-    while (last < count && channels[last] < block.end) ++last;
-    taken = static_cast<std::uint16_t>(last);
+    if (n == 0) continue;
     // Equal shares rather than full ones and a rest.
     const int most = columns_at_once(n);
     int left = last - first;
-    part.channels = channels + first;
+    part.places = group.order + first;
     for (int parts = (left + most - 1) / most; parts > 0; --parts) {
       const int share = (left + parts - 1) / parts;
-      for (int j = 0; j < share; ++j) part.columns[j] = block.x + part.channels[j] * block.stride;
-      part_table.parts[n - 1][share - 1](part, block.add);
-      part.channels += share;
+      for (int j = 0; j < share; ++j) part.columns[j] = group.x + part.places[j] * group.stride;
+      part_table.parts[n - 1][share - 1](part, group.add);
+      part.places += share;
       left -= share;
     }
-    index = channels + count;
   }
 }
 

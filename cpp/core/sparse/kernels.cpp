@@ -41,7 +41,8 @@ std::pair<int, int> stream_blocking(int m) {
   // Blocks of 8 rows reuse a sample more often, but from M = 16 on nearly all their 255 types occur,
   // each too rarely for its loop. Long blocks have long runs, whose ends are foreseen more often; with
   // the few types of 4 rows runs are long anyway, and a short block keeps its samples in the L1 cache.
-  if (active_sparse_kernels().vectors8 == 1 || m >= 16) return {4, 128};
+  if (active_sparse_kernels().vectors8 == 1) return {4, 256};
+  if (m >= 16) return {4, 128};
   return {8, 2048};
 }
 

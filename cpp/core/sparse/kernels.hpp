@@ -58,19 +58,21 @@ struct BlockProduct {
   const float* bias;  // what y starts from, a number for each row; null: from what is in y
 };
 
-// Sums over samples for those columns of a block that come before `end`, relative to its first, and
-// were not taken yet: gradient[r][c] (+)= sum_s dy[r][s] x[c][s] where the mask keeps (r, c).
-struct BlockGradient {
-  const std::uint16_t* index;
-  std::uint16_t* taken;  // as the index; where a run begins, how many of its columns were
-  int end;
-  const float* x;   // [column][stride] from the block's first column on
+// Rows of a matrix that the weight gradient takes at a time.
+inline constexpr int kGradientRows = 8;
+
+// Sums over samples: gradient[r][c] (+)= sum_s dy[r][s] x[c][s] where the mask keeps (r, c).
+struct RowsGradient {
+  const std::uint16_t* order;  // the columns by ascending type
+  const std::uint8_t* types;   // in that order: bit r says that row r keeps the column
+  int columns;
+  const float* x;   // [column][stride]
   const float* dy;  // [row][stride]
   std::int64_t stride;
-  int samples;      // a multiple of the lanes
-  float* gradient;  // of the block's first row and column
+  int samples;  // a multiple of the lanes
+  float* gradient;
   std::int64_t gradient_stride;
-  bool add;         // to what is in gradient, instead of writing it
+  bool add;  // to what is in gradient, instead of writing it
 };
 
 struct SparseKernels {
@@ -95,7 +97,7 @@ struct SparseKernels {
   // Channels [0, channels) of a panel to pixels side by side.
   void (*unpack_pixels)(const float* panel, std::int64_t width, const PixelPiece* pieces,
                         std::int64_t count, std::int64_t channels, const OutputPlanes& y);
-  void (*gradient)(const BlockGradient& block);
+  void (*gradient)(const RowsGradient& rows);
   // Does so many rounds of independent multiply-adds; returns how many operations they were.
   double (*multiply_adds)(long rounds, float* sums);
 };

@@ -21,6 +21,21 @@ inline constexpr int kAhead = 1024;  // bytes
 inline constexpr int kScarce = 2;    // rows
 
 template <int R, int K, unsigned Type, class Value>
+TP_INLINE void add_column(const float* channel, const Value* values, F32 (&sums)[R][K]) {
+  F32 samples[K];
+#pragma GCC unroll 8
+  for (int k = 0; k < K; ++k) samples[k] = load<F32>(channel + k * kLanes32);
+  int used = 0;
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+    if (Type >> r & 1) {
+      const F32 weight = spread(values + used++);
+#pragma GCC unroll 8
+      for (int k = 0; k < K; ++k) sums[r][k] += weight * samples[k];
+    }
+}
+
+template <int R, int K, unsigned Type, class Value>
 TP_INLINE void add_run(const std::uint16_t*& index, int count, const Value*& values, const float* x,
                        F32 (&sums)[R][K]) {
   constexpr int kept = __builtin_popcount(Type);
@@ -32,20 +47,34 @@ TP_INLINE void add_run(const std::uint16_t*& index, int count, const Value*& val
 #pragma GCC unroll 8
       for (int k = 0; k < K; ++k) __builtin_prefetch(later + k * kLanes32);
     }
-    F32 samples[K];
-#pragma GCC unroll 8
-    for (int k = 0; k < K; ++k) samples[k] = load<F32>(channel + k * kLanes32);
     __builtin_prefetch(reinterpret_cast<const char*>(values) + kAhead);
-    int used = 0;
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-      if (Type >> r & 1) {
-        const F32 weight = spread(values + used++);
-#pragma GCC unroll 8
-        for (int k = 0; k < K; ++k) sums[r][k] += weight * samples[k];
-      }
+    add_column<R, K, Type>(channel, values, sums);
     values += kept;
   } while (--count);
+}
+
+// Columns of types that share no row and make up all rows, one of each at a time: all sums are at
+// work, where those of one type alone would wait for themselves.
+template <int R, int K, class Value, unsigned... Types>
+TP_INLINE void add_together(const std::uint16_t*& index, int count, const Value*& values,
+                            const float* x, F32 (&sums)[R][K]) {
+  constexpr int parts = sizeof...(Types);
+  const std::int64_t apart = count;
+  const Value* at[parts];
+  int part = 0;
+  ((at[part++] = values, values += __builtin_popcount(Types) * apart), ...);
+  const char* ahead = reinterpret_cast<const char*>(at[0]) + kAhead;
+  do {
+    __builtin_prefetch(ahead);
+    ahead += R * sizeof(Value);
+    part = 0;
+    ((add_column<R, K, Types>(x + static_cast<std::int64_t>(index[part * apart]) * (K * kLanes32),
+                              at[part], sums),
+      at[part] += __builtin_popcount(Types), ++part),
+     ...);
+    ++index;
+  } while (--count);
+  index += (parts - 1) * apart;
 }
 
 // A jump of its own after every run: types follow one another much alike from block to block, and
@@ -61,7 +90,10 @@ TP_INLINE void add_run(const std::uint16_t*& index, int count, const Value*& val
   run_##t : add_run<R, K, 0x##t, Value>(index, count, values, block.x, sums); \
   TP_NEXT
 #define TP_LABEL(t) &&run_##t,
-// Every type in hexadecimal digits, 1 to f or 10 to ff.
+#define TP_TOGETHER(t, ...)                                                                       \
+  run_##t : add_together<R, K, Value, __VA_ARGS__>(index, count, values, block.x, sums); \
+  TP_NEXT
+// Every type in hexadecimal digits, 1 to f or 10 to ff; beyond f, blocks of 4 rows have those of run.hpp.
 #define TP_LOW(each)                                                                                \
   each(1) each(2) each(3) each(4) each(5) each(6) each(7) each(8) each(9) each(a) each(b) each(c) each(d) each(e) each(f)
 #define TP_HIGH(each, h)                                                                            \
@@ -91,30 +123,40 @@ TP_INLINE void end_sums(const BlockProduct& block, const F32 (&sums)[R][K]) {
     for (int k = 0; k < K; ++k) store(block.y + (r * K + k) * kLanes32, sums[r][k]);
 }
 
-// Two functions that differ in the number of labels only: a template has no way to leave some out.
-#define TP_MULTIPLY(name, rows, types)                              \
+#define TP_PAIRS(each)                                                                            \
+  each(10, 1, 14) each(11, 2, 13) each(12, 3, 12) each(13, 4, 11) each(14, 5, 10) each(15, 6, 9) each(16, 7, 8) \
+  each(17, 1, 2, 4, 8)
+#define TP_NO_PAIRS(each)
+#define TP_PAIR_LABEL(t, ...) &&run_##t,
+
+// Two functions that differ in their labels only: a template has no way to leave some out.
+#define TP_MULTIPLY(name, rows, types, pairs)                       \
   template <int K, class Value>                                     \
   void name(const BlockProduct& block) {                            \
     constexpr int R = rows;                                         \
-    static const void* const runs[] = {&&end, types(TP_LABEL)};     \
+    static const void* const runs[] = {&&end, types(TP_LABEL) pairs(TP_PAIR_LABEL)}; \
     F32 sums[R][K];                                                 \
     begin_sums(block, sums);                                        \
     const std::uint16_t* index = block.index;                       \
     const Value* values = static_cast<const Value*>(block.values);  \
     int count;                                                      \
     TP_NEXT                                                         \
-    types(TP_RUN) end : end_sums(block, sums);                      \
+    types(TP_RUN) pairs(TP_TOGETHER) end : end_sums(block, sums);   \
   }
 
-TP_MULTIPLY(multiply_rows4, 4, TP_LOW)
-TP_MULTIPLY(multiply_rows8, 8, TP_ALL)
+TP_MULTIPLY(multiply_rows4, 4, TP_LOW, TP_PAIRS)
+TP_MULTIPLY(multiply_rows8, 8, TP_ALL, TP_NO_PAIRS)
 
 #pragma GCC diagnostic pop
 #undef TP_MULTIPLY
+#undef TP_PAIR_LABEL
+#undef TP_NO_PAIRS
+#undef TP_PAIRS
 #undef TP_ALL
 #undef TP_HIGH
 #undef TP_LOW
 #undef TP_LABEL
+#undef TP_TOGETHER
 #undef TP_RUN
 #undef TP_NEXT
 

@@ -8,20 +8,22 @@
 
 #include "../parallel.hpp"
 #include "bfloat16.hpp"
+#include "run.hpp"
 
 namespace transposable {
 namespace {
 
 constexpr int kTypes = 256;
 constexpr std::int64_t kMostColumns = 65535;  // of a run: its count is a 16-bit number
+constexpr std::int64_t kFewestTogether = 4;   // fewer do not pay for a run of their own
 
-// The type of each column of a block.
+// The columns of a block by type, and the runs that they make.
 class BlockTypes {
  public:
   BlockTypes(const std::uint8_t* mask, std::int64_t row_stride, std::int64_t col_stride,
              const StreamShape& shape)
       : mask_(mask), row_stride_(row_stride), col_stride_(col_stride), shape_(shape),
-        types_(static_cast<std::size_t>(shape.col_block)) {}
+        types_(static_cast<std::size_t>(shape.col_block)), sorted_(types_.size()) {}
 
   void read(std::int64_t row_block, std::int64_t col_block) {
     const std::int64_t top = row_block * shape_.row_block, left = col_block * shape_.col_block;
@@ -40,12 +42,17 @@ class BlockTypes {
     }
     counts_.fill(0);
     for (std::int64_t c = 0; c < width_; ++c) ++counts_[types_[c]];
+    counts_[0] = 0;
+    if (shape_.row_block == 4) take_together();
   }
 
   std::int64_t index_size() const {
     std::int64_t size = 2;
-    for (int type = 1; type < kTypes; ++type)
-      if (counts_[type]) size += counts_[type] + 2 * runs_of(counts_[type]);
+    for (int type = 1; type < kTypes; ++type) {
+      const std::int64_t runs = (alone(type) + kMostColumns - 1) / kMostColumns;
+      size += counts_[type] + 2 * runs;
+    }
+    for (const std::int64_t count : together_) size += count ? 2 : 0;
     return size;
   }
   std::int64_t value_count() const {
@@ -54,36 +61,52 @@ class BlockTypes {
     return count;
   }
 
-  void write(std::uint16_t* index) const {
-    std::array<std::uint16_t*, kTypes> next{};
-    std::array<std::int64_t, kTypes> left = counts_;
-    for (int type = 1; type < kTypes; ++type) {
-      next[type] = index;
-      index += counts_[type] ? counts_[type] + 2 * runs_of(counts_[type]) : 0;
-    }
-    index[0] = index[1] = 0;
-    for (std::int64_t c = 0; c < width_; ++c) {
-      const int type = types_[c];
-      if (!type) continue;
-      if ((counts_[type] - left[type]) % kMostColumns == 0) {
-        *next[type]++ = static_cast<std::uint16_t>(type);
-        *next[type]++ = static_cast<std::uint16_t>(std::min(left[type], kMostColumns));
+  void write(std::uint16_t* index) {
+    std::array<std::uint16_t*, kTypes> next;  // column of a type
+    std::uint16_t* place = sorted_.data();
+    for (int type = 1; type < kTypes; place += counts_[type++]) next[type] = place;
+    for (std::int64_t c = 0; c < width_; ++c)
+      if (types_[c]) *next[types_[c]]++ = static_cast<std::uint16_t>(c);
+    for (int type = 1; type < kTypes; ++type) next[type] -= counts_[type];
+
+    const auto write_run = [&](unsigned type, const RunTypes& types, std::int64_t count) {
+      *index++ = static_cast<std::uint16_t>(type);
+      *index++ = static_cast<std::uint16_t>(count);
+      for (int i = 0; i < types.columns; ++i) {
+        index = std::copy_n(next[types.rows[i]], count, index);
+        next[types.rows[i]] += count;
       }
-      *next[type]++ = static_cast<std::uint16_t>(c);
-      --left[type];
-    }
+    };
+    for (unsigned type = 1; type < kTypes; ++type)
+      for (std::int64_t left = alone(type); left > 0; left -= kMostColumns)
+        write_run(type, {1, {type}}, std::min(left, kMostColumns));
+    for (unsigned i = 0; i < together_.size(); ++i)
+      if (together_[i]) write_run(kPairs + 1 + i, types_of_run(4, kPairs + 1 + i), together_[i]);
+    index[0] = index[1] = 0;
   }
 
  private:
-  static std::int64_t runs_of(std::int64_t columns) {
-    return (columns + kMostColumns - 1) / kMostColumns;
+  // Pairs first, then fours of what is left.
+  void take_together() {
+    taken_.fill(0);
+    for (unsigned i = 0; i < together_.size(); ++i) {
+      const RunTypes types = types_of_run(4, kPairs + 1 + i);
+      std::int64_t count = width_;
+      for (int c = 0; c < types.columns; ++c) count = std::min(count, alone(types.rows[c]));
+      together_[i] = count < kFewestTogether ? 0 : count;
+      for (int c = 0; c < types.columns; ++c) taken_[types.rows[c]] += together_[i];
+    }
   }
+  std::int64_t alone(unsigned type) const { return counts_[type] - (type < 16 ? taken_[type] : 0); }
 
   const std::uint8_t* mask_;
   std::int64_t row_stride_, col_stride_;
   const StreamShape& shape_;
   std::vector<std::uint8_t> types_;
+  std::vector<std::uint16_t> sorted_;
   std::array<std::int64_t, kTypes> counts_{};
+  std::array<std::int64_t, kFours - kPairs> together_{};  // groups of a type that has several columns
+  std::array<std::int64_t, 16> taken_{};                  // columns that are in such groups
   std::int64_t width_ = 0;
 };
 
@@ -98,18 +121,14 @@ float element(const BFloat16* at) { return bf16_to_float(at->bits); }
 void assign(float& to, float value) { to = value; }
 void assign(BFloat16& to, float value) { to.bits = float_to_bf16(value); }
 
-// Calls each(values, rows of the run [n], n, columns, count) for every run of a block; offsets are
-// those of the block's first entry.
-template <class Each>
-void for_each_run(const std::uint16_t* index, const Each& each) {
-  while (index[0]) {
-    int rows[8], n = 0;
-    for (unsigned type = index[0]; type; type &= type - 1) rows[n++] = std::countr_zero(type);
-    const int count = index[1];
-    each(rows, n, index + 2, count);
-    index += 2 + count;
+// The rows of a type, from top to bottom.
+struct TypeRows {
+  int count = 0, rows[8];
+
+  explicit TypeRows(unsigned type) {
+    for (; type; type &= type - 1) rows[count++] = std::countr_zero(type);
   }
-}
+};
 
 template <class Each>
 void for_each_block(const StreamView& stream, int threads, const Each& each) {
@@ -129,13 +148,15 @@ void fill(const StreamView& stream, const MatrixView& weight, V* values, int thr
     const T* from = static_cast<const T*>(weight.data) + top * weight.row_stride +
                     left * weight.col_stride;
     V* to = values + stream.value_starts[b];
-    for_each_run(stream.block(b), [&](const int* rows, int n, const std::uint16_t* columns, int count) {
-      const T* line[8];
-      for (int j = 0; j < n; ++j) line[j] = from + rows[j] * weight.row_stride;
-      for (int i = 0; i < count; ++i)
-        for (int j = 0; j < n; ++j)
-          assign(*to++, element(line[j] + columns[i] * weight.col_stride));
-    });
+    for_each_type(stream.shape.row_block, stream.block(b),
+                  [&](unsigned type, const std::uint16_t* columns, int count) {
+                    const TypeRows kept(type);
+                    const T* line[8];
+                    for (int j = 0; j < kept.count; ++j) line[j] = from + kept.rows[j] * weight.row_stride;
+                    for (int i = 0; i < count; ++i)
+                      for (int j = 0; j < kept.count; ++j)
+                        assign(*to++, element(line[j] + columns[i] * weight.col_stride));
+                  });
   });
 }
 
@@ -155,11 +176,13 @@ void scatter(const StreamView& stream, const V* values, float* out, std::int64_t
   for_each_block(stream, threads, [&](std::int64_t b, std::int64_t top, std::int64_t left) {
     const V* from = values + stream.value_starts[b];
     float* to = out + top * row_stride + left * col_stride;
-    for_each_run(stream.block(b), [&](const int* rows, int n, const std::uint16_t* columns, int count) {
-      for (int i = 0; i < count; ++i)
-        for (int j = 0; j < n; ++j)
-          to[rows[j] * row_stride + columns[i] * col_stride] = element(from++);
-    });
+    for_each_type(stream.shape.row_block, stream.block(b),
+                  [&](unsigned type, const std::uint16_t* columns, int count) {
+                    const TypeRows kept(type);
+                    for (int i = 0; i < count; ++i)
+                      for (int j = 0; j < kept.count; ++j)
+                        to[kept.rows[j] * row_stride + columns[i] * col_stride] = element(from++);
+                  });
   });
 }
 
@@ -197,7 +220,7 @@ StreamIndex build_stream(const std::uint8_t* mask, std::int64_t row_stride, std:
     found.value_starts[b + 1] += found.value_starts[b];
   }
   found.index.resize(found.index_starts[blocks]);
-  every_block([&](std::int64_t b, const BlockTypes& types) {
+  every_block([&](std::int64_t b, BlockTypes& types) {
     types.write(found.index.data() + found.index_starts[b]);
   });
   return found;

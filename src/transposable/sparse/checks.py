@@ -14,6 +14,9 @@ WIDEST_BLOCK: Final = 65536
 VALUE_DTYPES: Final = (torch.float32, torch.bfloat16)
 _FULL_RUN: Final = 65535
 _MEMBERS: Final = np.array([kind.bit_count() for kind in range(2 ** max(ROW_BLOCKS))])
+# Types of the runs of blocks of 4 rows that take columns together, which have all four rows.
+_LAST_SINGLE: Final = 15
+_FOURS: Final = 23
 
 
 def check_tensors(
@@ -66,6 +69,7 @@ def check_index(
     widths = np.minimum(cols - number // max(row_blocks, 1) * col_block, col_block)
     heights = np.minimum(rows - number % max(row_blocks, 1) * row_block, row_block)
     is_column = np.ones(len(stream), dtype=bool)
+    is_first = np.zeros(len(stream) + 1, dtype=bool)  # of the columns of one type
     at, ends = begins[0, :-1].copy(), begins[0, 1:]
     kept = np.zeros(blocks, dtype=np.int64)
     before = np.zeros(blocks, dtype=np.int64)  # type and length of the run before
@@ -81,25 +85,35 @@ def check_index(
         _require(~done | (count == 0), live, "has a run of type 0 that is no terminator")
         _require(~done | (here + 2 == ends[live]), live, "goes on after its terminator")
         live, here, kind, count = (each[~done] for each in (live, here, kind, count))
-        _require(kind >> heights[live] == 0, live, "has a type with a row outside of the matrix")
+        together = (kind > _LAST_SINGLE) & (row_block == 4)
+        _require(~together | (kind <= _FOURS), live, "has a type that there is not")
+        rows_kept = np.where(together, _LAST_SINGLE, kind)
+        _require(
+            rows_kept >> heights[live] == 0, live, "has a type with a row outside of the matrix"
+        )
         cut = (kind == before[live]) & (before_count[live] == _FULL_RUN)
         _require((kind > before[live]) | cut, live, "has types that do not ascend")
         _require(count > 0, live, "has a run without columns")
-        _require(here + 2 + count <= ends[live], live, "has a run that is longer than the block")
-        kept[live] += count * _MEMBERS[kind]
+        types = np.where(together, np.where(kind == _FOURS, 4, 2), 1)
+        length = count * types
+        _require(here + 2 + length <= ends[live], live, "has a run that is longer than the block")
+        for number_of_type in range(4):
+            more = number_of_type < types
+            is_first[(here + 2 + number_of_type * count)[more]] = True
+        kept[live] += count * _MEMBERS[rows_kept]
         before[live], before_count[live] = kind, count
-        at[live] = here + 2 + count
+        at[live] = here + 2 + length
     _require(kept == np.diff(begins[1]), number, "has another number of values than its runs ask")
-    _check_columns(stream, is_column, begins[0], widths)
+    _check_columns(stream, is_column, is_first, begins[0], widths)
 
 
-def _check_columns(stream: Any, is_column: Any, begins: Any, widths: Any) -> None:
+def _check_columns(stream: Any, is_column: Any, is_first: Any, begins: Any, widths: Any) -> None:
     at = np.flatnonzero(is_column)
     column = stream[at].astype(np.int64)
     block = np.searchsorted(begins, at, side="right") - 1
     _require(column < widths[block], block, "has a column outside of the matrix")
-    same_run = np.diff(at) == 1
-    _require(~same_run | (np.diff(column) > 0), block[1:], "has columns that do not ascend")
+    same_type = (np.diff(at) == 1) & ~is_first[at[1:]]
+    _require(~same_type | (np.diff(column) > 0), block[1:], "has columns that do not ascend")
     # Sorted and not counted: a false size must not make this allocate a matrix of that size.
     once = np.sort(block * WIDEST_BLOCK + column)
     _require(np.diff(once) > 0, once[1:] // WIDEST_BLOCK, "has a column twice")

@@ -15,11 +15,27 @@ import torch
 LONGEST_RUN: Final = 65535
 """Columns that one run can hold: its length is a 16-bit number."""
 
+FEWEST_TOGETHER: Final = 4
+"""Fewer pairs or fours of columns have no run of their own."""
+
+TOGETHER: Final = {15 + kind: (kind, 15 - kind) for kind in range(1, 8)} | {23: (1, 2, 4, 8)}
+"""Types of the columns that a run of a block of 4 rows takes together, by its type."""
+
+
+def types_of_run(row_block: int, kind: int) -> tuple[int, ...]:
+    """The types of the columns that a run takes together: itself, or those of a pair or four.
+
+    Example:
+        >>> types_of_run(8, 17), types_of_run(4, 17), types_of_run(4, 7)
+        ((17,), (2, 13), (7,))
+    """
+    return TOGETHER.get(kind, (kind,)) if row_block == 4 else (kind,)
+
 
 def sparse_blocking(n: int, m: int) -> tuple[int, int]:
     """The height and width of blocks that suit a pattern: many types ask for lower ones.
 
-    That of AVX-512; narrower instruction sets have registers for 4 rows only.
+    That of AVX-512; narrower instruction sets have registers for 4 rows only, of 256 columns.
 
     Example:
         >>> sparse_blocking(2, 4), sparse_blocking(8, 16)
@@ -46,16 +62,40 @@ def sparse_index(
         for top in range(0, rows, row_block):
             block = mask[top : top + row_block, left : left + col_block].long()
             types = (block << torch.arange(block.shape[0])[:, None]).sum(0)
-            for kind in sorted(set(types.tolist()) - {0}):
-                columns = (types == kind).nonzero().flatten().tolist()
-                for at in range(0, len(columns), LONGEST_RUN):
-                    run = columns[at : at + LONGEST_RUN]
-                    index += [kind, len(run), *run]
-                    kept += kind.bit_count() * len(run)
+            # By type, the columns that are in no run yet; those together are the last ones.
+            columns = {
+                kind: (types == kind).nonzero().flatten().tolist()
+                for kind in sorted(set(types.tolist()) - {0})
+            }
+            together = _counts_together(columns) if row_block == 4 else {}
+            for kind, found in columns.items():
+                alone = len(found) - sum(n for run, n in together.items() if kind in TOGETHER[run])
+                for at in range(0, alone, LONGEST_RUN):
+                    part = found[at : min(at + LONGEST_RUN, alone)]
+                    index += [kind, len(part), *part]
+                del found[:alone]
+            for kind, count in together.items():
+                index += [kind, count]
+                for each in TOGETHER[kind]:
+                    index += columns[each][:count]
+                    del columns[each][:count]
+            kept += int(block.sum())
             index += [0, 0]
             starts[0].append(len(index))
             starts[1].append(kept)
     return np.array(index, dtype=np.uint16), np.array(starts, dtype=np.int64)
+
+
+def _counts_together(columns: dict[int, list[int]]) -> dict[int, int]:
+    """How many pairs there are by type of their run, and then how many fours of what is left."""
+    left = {kind: len(found) for kind, found in columns.items()}
+    counts = {}
+    for run, types in TOGETHER.items():
+        count = min(left.get(kind, 0) for kind in types)
+        if count >= FEWEST_TOGETHER:
+            counts[run] = count
+            left |= {kind: left[kind] - count for kind in types}
+    return counts
 
 
 def positions(
@@ -80,11 +120,13 @@ def positions(
         left, top = block // row_blocks * col_block, block % row_blocks * row_block
         at = start
         while stream[at]:
-            kind, count = int(stream[at]), int(stream[at + 1])
-            members = [top + row for row in range(row_block) if kind >> row & 1]
-            found_rows.append(np.tile(members, count))
-            found_cols.append(np.repeat(stream[at + 2 : at + 2 + count] + left, len(members)))
-            at += 2 + count
+            types, count = types_of_run(row_block, int(stream[at])), int(stream[at + 1])
+            at += 2
+            for kind in types:
+                members = [top + row for row in range(row_block) if kind >> row & 1]
+                found_rows.append(np.tile(members, count))
+                found_cols.append(np.repeat(stream[at : at + count] + left, len(members)))
+                at += count
     return torch.from_numpy(np.concatenate(found_rows)), torch.from_numpy(
         np.concatenate(found_cols)
     )
