@@ -27,6 +27,7 @@ using transposable::StreamView;
 using BoolMatrix = nb::ndarray<const bool, nb::ndim<2>, nb::device::cpu>;
 using Index = nb::ndarray<const std::uint16_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Starts = nb::ndarray<const std::int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Order = nb::ndarray<const std::uint32_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using Values = nb::ndarray<nb::ro, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using WritableValues = nb::ndarray<nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Matrix = nb::ndarray<nb::ro, nb::ndim<2>, nb::device::cpu>;
@@ -158,19 +159,40 @@ void sparse_matmul(const Index& index, const Starts& starts, std::int64_t rows, 
                               samples, threads);
 }
 
-void sparse_weight_gradient(const Index& index, const Starts& starts, std::int64_t rows,
-                            std::int64_t cols, int row_block, int col_block, const Matrix& x,
-                            const Matrix& dy, const FloatMatrix& out, int threads) {
+nb::ndarray<nb::numpy, std::uint32_t> sparse_gradient_order(const Index& index, const Starts& starts,
+                                                            std::int64_t rows, std::int64_t cols,
+                                                            int row_block, int col_block, int threads) {
   const StreamView stream = stream_of(index, starts, rows, cols, row_block, col_block);
+  transposable::GradientOrder order;
+  {
+    nb::gil_scoped_release release;
+    order = transposable::gradient_order(stream, threads);
+  }
+  const auto size = [](std::int64_t n) { return static_cast<std::size_t>(n); };
+  return as_numpy(std::move(order.columns), {size(order.groups), size(order.slabs), size(order.slab)});
+}
+
+transposable::GradientColumns gradient_columns(const Order& order, std::int64_t rows,
+                                               std::int64_t cols) {
+  const auto size = [&](int i) { return static_cast<std::int64_t>(order.shape(i)); };
+  require(size(0) == (rows + transposable::kGradientRows - 1) / transposable::kGradientRows &&
+              size(1) * size(2) >= cols && (size(1) - 1) * size(2) < std::max<std::int64_t>(cols, 1),
+          "order: is not that of a matrix [rows, cols]");
+  return {size(0), size(1), size(2), order.data()};
+}
+
+void sparse_weight_gradient(const Order& order, std::int64_t rows, std::int64_t cols,
+                            const Matrix& x, const Matrix& dy, const FloatMatrix& out, int threads) {
+  const transposable::GradientColumns columns = gradient_columns(order, rows, cols);
   const std::int64_t samples = static_cast<std::int64_t>(x.shape(0));
   require_shape(x, samples, cols, "x: shape must be [samples, cols]");
   require_shape(dy, samples, rows, "dy: shape must be [samples, rows]");
   require_shape(out, rows, cols, "out: shape must be [rows, cols]");
   require_contiguous(out);
-  const transposable::RowSource columns(samples_of(x)), lines(samples_of(dy));
+  const transposable::RowSource inputs(samples_of(x)), gradients(samples_of(dy));
   transposable::prefer_huge_pages(out.data(), out.nbytes());
   nb::gil_scoped_release release;
-  transposable::stream_weight_gradient(stream, columns, lines, samples, out.data(), threads);
+  transposable::weight_gradient(columns, rows, cols, inputs, gradients, samples, out.data(), threads);
 }
 
 template <class Array>
@@ -233,12 +255,11 @@ void sparse_conv2d(const Index& index, const Starts& starts, std::int64_t rows, 
                                 transposable::RowSink({out.data(), y, rows}), samples, threads);
 }
 
-void sparse_conv2d_weight_gradient(const Index& index, const Starts& starts, std::int64_t rows,
-                                   std::int64_t cols, int row_block, int col_block, const Image& x,
-                                   const Image& dy, const FloatMatrix& out, const Pair& kernel,
+void sparse_conv2d_weight_gradient(const Order& order, std::int64_t rows, std::int64_t cols,
+                                   const Image& x, const Image& dy, const FloatMatrix& out, const Pair& kernel,
                                    const Pair& stride, const Pair& padding, const Pair& dilation,
                                    int threads) {
-  const StreamView stream = stream_of(index, starts, rows, cols, row_block, col_block);
+  const transposable::GradientColumns columns = gradient_columns(order, rows, cols);
   const transposable::Window window = window_of(kernel, stride, padding, dilation);
   require(window.height * window.width * extent(x, 1) == cols,
           "x: its channels times the taps of the kernel must be cols");
@@ -250,8 +271,8 @@ void sparse_conv2d_weight_gradient(const Index& index, const Starts& starts, std
   const std::int64_t samples = gradients.batch * gradients.height * gradients.width;
   transposable::prefer_huge_pages(out.data(), out.nbytes());
   nb::gil_scoped_release release;
-  transposable::stream_weight_gradient(
-      stream, transposable::ImageSource(images, window, gradients.height, gradients.width),
+  transposable::weight_gradient(
+      columns, rows, cols, transposable::ImageSource(images, window, gradients.height, gradients.width),
       transposable::ImageSource(gradients, {1, 1, 1, 1, 0, 0, 1, 1}, gradients.height,
                                 gradients.width),
       samples, out.data(), threads);
@@ -271,15 +292,17 @@ void bind_sparse(nb::module_& module) {
   module.def("sparse_matmul", &sparse_matmul, "index"_a, "starts"_a, "rows"_a, "cols"_a,
              "row_block"_a, "col_block"_a, "values"_a, "x"_a, "bias"_a.none(), "out"_a.noconvert(),
              "threads"_a, "out = x A^T + bias.");
-  module.def("sparse_weight_gradient", &sparse_weight_gradient, "index"_a, "starts"_a, "rows"_a,
-             "cols"_a, "row_block"_a, "col_block"_a, "x"_a, "dy"_a, "out"_a.noconvert(), "threads"_a,
-             "out = dy^T x where kept, 0 elsewhere.");
+  module.def("sparse_gradient_order", &sparse_gradient_order, "index"_a, "starts"_a, "rows"_a,
+             "cols"_a, "row_block"_a, "col_block"_a, "threads"_a,
+             "The columns as the weight gradient takes them: [groups, slabs, slab].");
+  module.def("sparse_weight_gradient", &sparse_weight_gradient, "order"_a, "rows"_a, "cols"_a, "x"_a,
+             "dy"_a, "out"_a.noconvert(), "threads"_a, "out = dy^T x where kept, 0 elsewhere.");
   module.def("sparse_conv2d", &sparse_conv2d, "index"_a, "starts"_a, "rows"_a, "cols"_a,
              "row_block"_a, "col_block"_a, "values"_a, "x"_a, "bias"_a.none(), "out"_a.noconvert(),
              "kernel"_a, "stride"_a, "padding"_a, "dilation"_a, "threads"_a,
              "out = x * A + bias, where the columns of A are the taps of a kernel, channel by channel.");
-  module.def("sparse_conv2d_weight_gradient", &sparse_conv2d_weight_gradient, "index"_a, "starts"_a,
-             "rows"_a, "cols"_a, "row_block"_a, "col_block"_a, "x"_a, "dy"_a, "out"_a.noconvert(),
+  module.def("sparse_conv2d_weight_gradient", &sparse_conv2d_weight_gradient, "order"_a, "rows"_a,
+             "cols"_a, "x"_a, "dy"_a, "out"_a.noconvert(),
              "kernel"_a, "stride"_a, "padding"_a, "dilation"_a, "threads"_a,
              "The gradient of A for sparse_conv2d where kept, 0 elsewhere.");
   module.def(

@@ -1,7 +1,8 @@
 """Write or check the stub of the native core: `python tools/stub.py [--check] src/.../_core.pyi`.
 
 nanobind's generator knows buffers only as numpy arrays and containers only by their bare type. The
-core takes CPU torch tensors (by DLPack), so that is what the stub says; nothing else is changed.
+core takes CPU torch tensors (by DLPack), so that is what the stub says; a numpy array that it returns
+is left open, and nothing else is changed.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def generate() -> str:
     text = stub.get()
     body = text[text.index("\n\n\n") :]
     body = ARRAY.sub("Tensor", body)
+    body = re.sub(r"-> NDArray\[[\w.]+\]:", "-> Any:", body)
     body = re.sub(r"-> dict:", "-> dict[str, Any]:", body)
     body = re.sub(r"-> tuple:", "-> tuple[Any, ...]:", body)
     body = re.sub(r"-> list:", "-> list[Any]:", body)

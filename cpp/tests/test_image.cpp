@@ -104,7 +104,8 @@ void run(const Case& c, std::mt19937& draw) {
     const ImageSource gradients(to.images(wide ? static_cast<const void*>(dy32.data()) : dy16.data(), dtype, c.batch),
                                 {1, 1, 1, 1, 0, 0, 1, 1}, out_height, out_width);
     const Guarded gradient(std::vector<float>(mask.size(), NAN));
-    stream_weight_gradient(stream, from, gradients, samples, gradient.data(), 2);
+    weight_gradient(gradient_order(stream, 2).view(), shape.rows, shape.cols, from, gradients, samples,
+                    gradient.data(), 2);
 
     std::vector<double> sums(mask.size(), 0.0);
     for (std::int64_t n = 0; n < c.batch; ++n)

@@ -54,9 +54,11 @@ void run(const Case& c, std::mt19937& draw) {
       gradient(std::vector<float>(c.rows * c.cols, NAN));
   stream_matmul(stream, values.data(), DType::f32, RowSource({x.data(), DType::f32, c.cols}),
                 bias.data(), RowSink({y.data(), DType::f32, c.rows}), c.samples, c.threads);
-  stream_weight_gradient(stream, RowSource({x.data(), DType::f32, c.cols}),
-                         RowSource({dy.data(), DType::f32, c.rows}), c.samples, gradient.data(),
-                         c.threads);
+  const GradientOrder order = gradient_order(stream, c.threads);
+  const Guarded columns(order.columns);
+  weight_gradient({order.groups, order.slabs, order.slab, columns.data()}, c.rows, c.cols,
+                  RowSource({x.data(), DType::f32, c.cols}), RowSource({dy.data(), DType::f32, c.rows}),
+                  c.samples, gradient.data(), c.threads);
   for (std::int64_t t = 0; t < c.samples; ++t)
     for (std::int64_t r = 0; r < c.rows; ++r) {
       double sum = bias[r];

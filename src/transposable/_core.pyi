@@ -48,7 +48,10 @@ def sparse_scatter(index: Tensor, starts: Tensor, rows: int, cols: int, row_bloc
 def sparse_matmul(index: Tensor, starts: Tensor, rows: int, cols: int, row_block: int, col_block: int, values: Tensor, x: Tensor, bias: Tensor | None, out: Tensor, threads: int) -> None:
     """out = x A^T + bias."""
 
-def sparse_weight_gradient(index: Tensor, starts: Tensor, rows: int, cols: int, row_block: int, col_block: int, x: Tensor, dy: Tensor, out: Tensor, threads: int) -> None:
+def sparse_gradient_order(index: Tensor, starts: Tensor, rows: int, cols: int, row_block: int, col_block: int, threads: int) -> Any:
+    """The columns as the weight gradient takes them: [groups, slabs, slab]."""
+
+def sparse_weight_gradient(order: Tensor, rows: int, cols: int, x: Tensor, dy: Tensor, out: Tensor, threads: int) -> None:
     """out = dy^T x where kept, 0 elsewhere."""
 
 def sparse_conv2d(index: Tensor, starts: Tensor, rows: int, cols: int, row_block: int, col_block: int, values: Tensor, x: Tensor, bias: Tensor | None, out: Tensor, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int], threads: int) -> None:
@@ -56,7 +59,7 @@ def sparse_conv2d(index: Tensor, starts: Tensor, rows: int, cols: int, row_block
     out = x * A + bias, where the columns of A are the taps of a kernel, channel by channel.
     """
 
-def sparse_conv2d_weight_gradient(index: Tensor, starts: Tensor, rows: int, cols: int, row_block: int, col_block: int, x: Tensor, dy: Tensor, out: Tensor, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int], threads: int) -> None:
+def sparse_conv2d_weight_gradient(order: Tensor, rows: int, cols: int, x: Tensor, dy: Tensor, out: Tensor, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int], threads: int) -> None:
     """The gradient of A for sparse_conv2d where kept, 0 elsewhere."""
 
 def sparse_blocking(n: int, m: int) -> tuple[int, int]:

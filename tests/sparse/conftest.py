@@ -13,6 +13,7 @@ FUNCTIONS = (
     "sparse_fill",
     "sparse_scatter",
     "sparse_matmul",
+    "sparse_gradient_order",
     "sparse_weight_gradient",
     "sparse_conv2d",
     "sparse_conv2d_weight_gradient",

@@ -86,6 +86,17 @@ def test_patterns_of_four_have_no_column_alone(pattern: str, runs: set[int]) -> 
     assert found <= runs
 
 
+@pytest.mark.parametrize(("density", "slab"), [(0.25, 128), (0.5, 256)])
+def test_the_order_of_a_weight_gradient(density: float, slab: int) -> None:
+    mask = random_mask(20, 300, 3, density)
+    for blocking in (Blocking(4, 96), Blocking(8, 128), Blocking(8, 512)):
+        stream = Stream.build(mask, blocking)
+        assert stream.order() is stream.order()
+        assert stream.order().shape == (3, -(-300 // slab), slab)
+        expected = reference.sparse_gradient_order(*stream.where, 1)
+        assert stream.order().tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize("side", range(71))
 def test_every_small_shape(side: int) -> None:
     """All numbers of columns and rows up to 70, each with its own number of tokens up to 70."""
@@ -125,6 +136,8 @@ def test_the_twin_agrees(rows: int, cols: int, request: pytest.FixtureRequest) -
         values = torch.empty_like(native.values)
         reference.sparse_fill(*native.where, weight, values, 1)
         assert torch.equal(values, native.values)
+        order = reference.sparse_gradient_order(*native.where, 1)
+        assert native.order().tolist() == order.tolist()
     request.getfixturevalue("twins")
     check_stream(random_mask(rows, cols, 9), BLOCKINGS[cols % 4], 7, rows, DTYPES[rows % 2])
 

@@ -1,5 +1,5 @@
-// The weight gradient of some rows: columns that the same rows keep make a small dense product, lanes
-// along the samples. Rules of lanes/vec.hpp.
+// The weight gradient of some rows: columns that the same rows keep make a small dense product, with
+// lanes along the samples. Rules of lanes/vec.hpp.
 #pragma once
 
 #include "../lanes/vec.hpp"
@@ -8,8 +8,8 @@
 
 namespace transposable::TP_ISA {
 
-// a and b, each added to itself with lanes D apart changed over: a's sums where the lane lacks the bit
-// D, and b's where it has it.
+// a and b, each added to itself with lanes D apart changed over: a's sums where the lane lacks the
+// bit D, and b's where it has it.
 template <int D, int... Lane>
 TP_INLINE F32 folded(F32 a, F32 b, std::integer_sequence<int, Lane...>) {
   constexpr int lanes = sizeof...(Lane);
@@ -42,12 +42,12 @@ constexpr int columns_at_once(int rows) {
 // A few columns of one type: all that one function call works on.
 struct Part {
   const float *rows[8], *columns[12];
-  float* out[8];                // row of the gradient, by row
-  const std::uint16_t* places;  // in it, by column
+  float* out[8];                 // row of the gradient, by row
+  const std::uint32_t* entries;  // by column; the low half is its place in that row
   int samples;
 };
 
-// out[r][places[j]] (+)= sum_s rows[r][s] columns[j][s]
+// out[r][place of entries[j]] (+)= sum_s rows[r][s] columns[j][s]
 template <int N, int C>
 void gradient_of(const Part& part, bool add) {
   constexpr int L = kLanes32, count = N * C, padded = (count + L - 1) / L * L;
@@ -89,7 +89,7 @@ void gradient_of(const Part& part, bool add) {
   for (int first = 0; first < padded; first += L) store(found + first, sums_of(sums + first));
 #pragma GCC unroll 16
   for (int j = 0; j < C; ++j) {
-    const std::int64_t place = part.places[j];
+    const std::int64_t place = part.entries[j] & 0xffffu;
 #pragma GCC unroll 16
     for (int r = 0; r < N; ++r) {
       float& to = part.out[r][place];
@@ -119,25 +119,25 @@ inline constexpr PartTable part_table;
 inline void gradient(const RowsGradient& group) {
   Part part;
   part.samples = group.samples;
-  for (int first = 0, last = 0; first < group.columns; first = last) {
-    const unsigned type = group.types[first];
-    while (last < group.columns && group.types[last] == type) ++last;
+  for (int first = 0, last = 0; first < group.most && group.columns[first]; first = last) {
+    const unsigned type = group.columns[first] >> 16;
+    while (last < group.most && group.columns[last] >> 16 == type) ++last;
     int n = 0;
     for (unsigned rest = type; rest; rest &= rest - 1, ++n) {
       const int row = __builtin_ctz(rest);
       part.rows[n] = group.dy + row * group.stride;
       part.out[n] = group.gradient + row * group.gradient_stride;
     }
-    if (n == 0) continue;
     // Equal shares rather than full ones and a rest.
     const int most = columns_at_once(n);
     int left = last - first;
-    part.places = group.order + first;
+    part.entries = group.columns + first;
     for (int parts = (left + most - 1) / most; parts > 0; --parts) {
       const int share = (left + parts - 1) / parts;
-      for (int j = 0; j < share; ++j) part.columns[j] = group.x + part.places[j] * group.stride;
+      for (int j = 0; j < share; ++j)
+        part.columns[j] = group.x + (part.entries[j] & 0xffffu) * group.stride;
       part_table.parts[n - 1][share - 1](part, group.add);
-      part.places += share;
+      part.entries += share;
       left -= share;
     }
   }

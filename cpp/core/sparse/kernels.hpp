@@ -58,14 +58,15 @@ struct BlockProduct {
   const float* bias;  // what y starts from, a number for each row; null: from what is in y
 };
 
-// Rows of a matrix that the weight gradient takes at a time.
+// Rows of a matrix that the weight gradient takes at a time, and columns whose samples stay in the L2
+// cache meanwhile.
 inline constexpr int kGradientRows = 8;
+inline constexpr std::int64_t kNarrowSlab = 128, kWideSlab = 256;
 
 // Sums over samples: gradient[r][c] (+)= sum_s dy[r][s] x[c][s] where the mask keeps (r, c).
 struct RowsGradient {
-  const std::uint16_t* order;  // the columns by ascending type
-  const std::uint8_t* types;   // in that order: bit r says that row r keeps the column
-  int columns;
+  const std::uint32_t* columns;  // of a slab, see order.hpp
+  int most;                      // of them; fewer if a 0 comes before
   const float* x;   // [column][stride]
   const float* dy;  // [row][stride]
   std::int64_t stride;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernels.hpp"
+#include "order.hpp"
 #include "samples.hpp"
 #include "stream.hpp"
 
@@ -14,9 +15,11 @@ namespace transposable {
 void stream_matmul(const StreamView& stream, const void* values, DType dtype, const SampleSource& x,
                    const float* bias, const SampleSink& y, std::int64_t samples, int threads);
 
-// out[r, c] = sum_t dy[t, r] x[t, c] where kept and 0 elsewhere; out is [rows, cols], contiguous.
-void stream_weight_gradient(const StreamView& stream, const SampleSource& x,
-                            const SampleSource& dy, std::int64_t samples, float* out, int threads);
+// out[r, c] = sum_t dy[t, r] x[t, c] where kept and 0 elsewhere; out is [rows, cols], contiguous. The
+// order is that of the stream, gradient_order.
+void weight_gradient(const GradientColumns& order, std::int64_t rows, std::int64_t cols,
+                     const SampleSource& x, const SampleSource& dy, std::int64_t samples, float* out,
+                     int threads);
 
 // Floating-point operations a second, in units of 1e9, that one thread reaches on numbers in registers:
 // the most of several tries within about so many seconds.

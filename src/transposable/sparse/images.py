@@ -192,7 +192,9 @@ def convolve_weight_gradient(
         )
     out = torch.empty(stream.rows, stream.cols)
     _core.sparse_conv2d_weight_gradient(
-        *stream.where,
+        stream.order(),
+        stream.rows,
+        stream.cols,
         _readable(x),
         _readable(dy),
         out,

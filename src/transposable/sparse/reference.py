@@ -18,6 +18,15 @@ LONGEST_RUN: Final = 65535
 FEWEST_TOGETHER: Final = 4
 """Fewer pairs or fours of columns have no run of their own."""
 
+GRADIENT_ROWS: Final = 8
+"""Rows that the weight gradient takes at a time."""
+
+WIDE_SLAB: Final = 256
+"""Columns that it takes at a time, if three or more of the rows keep a column on average ..."""
+
+NARROW_SLAB: Final = 128
+"""... and if fewer do."""
+
 TOGETHER: Final = {15 + kind: (kind, 15 - kind) for kind in range(1, 8)} | {23: (1, 2, 4, 8)}
 """Types of the columns that a run of a block of 4 rows takes together, by its type."""
 
@@ -187,22 +196,60 @@ def sparse_matmul(
     out.copy_(total if bias is None else total + bias.float())
 
 
-def sparse_weight_gradient(
+def sparse_gradient_order(
     index: torch.Tensor,
     starts: torch.Tensor,
     rows: int,
     cols: int,
     row_block: int,
     col_block: int,
+    threads: int,
+) -> Any:
+    """The columns as the weight gradient takes them, uint32 [groups, slabs, slab].
+
+    Example:
+        >>> index, starts = map(torch.from_numpy, sparse_index(torch.eye(2, 3) == 1, 4, 8))
+        >>> order = sparse_gradient_order(index, starts, 2, 3, 4, 8, 1)
+        >>> [(entry >> 16, entry & 65535) for entry in order.flatten().tolist()]
+        [(1, 0), (2, 1), (0, 0)]
+    """
+    groups = -(-rows // GRADIENT_ROWS)
+    widest = WIDE_SLAB if starts[1, -1] >= 3 * groups * cols else NARROW_SLAB
+    slab = min(widest, cols)
+    slabs = -(-cols // widest)
+    at_rows, at_cols = positions(index, starts, rows, cols, row_block, col_block)
+    kept = torch.zeros(groups * GRADIENT_ROWS, slabs * slab, dtype=torch.int64)
+    kept[at_rows, at_cols] = 1
+    bits = 1 << torch.arange(GRADIENT_ROWS)[:, None]
+    types = (kept.view(groups, GRADIENT_ROWS, slabs * slab) * bits).sum(1)
+    types = types.view(groups, slabs, slab)
+    order = np.zeros(types.shape, dtype=np.uint32)
+    for group, part in itertools.product(range(groups), range(slabs)):
+        line = types[group, part].tolist()
+        found = sorted((kind, place) for place, kind in enumerate(line) if kind)
+        order[group, part, : len(found)] = [kind << 16 | place for kind, place in found]
+    return order
+
+
+def sparse_weight_gradient(
+    order: torch.Tensor,
+    rows: int,
+    cols: int,
     x: torch.Tensor,
     dy: torch.Tensor,
     out: torch.Tensor,
     threads: int,
 ) -> None:
     """out[r, c] = sum_t dy[t, r] x[t, c] where kept, 0 elsewhere."""
-    at_rows, at_cols = positions(index, starts, rows, cols, row_block, col_block)
+    entries = torch.from_numpy(order.numpy().astype(np.int64))
+    group, part, number = entries.nonzero(as_tuple=True)
+    found = entries[group, part, number]
     out.zero_()
-    out[at_rows, at_cols] = (dy.float()[:, at_rows] * x.float()[:, at_cols]).sum(0)
+    for row in range(GRADIENT_ROWS):
+        keeps = found >> 16 + row & 1 == 1
+        at_rows = group[keeps] * GRADIENT_ROWS + row
+        at_cols = part[keeps] * order.shape[2] + (found[keeps] & 65535)
+        out[at_rows, at_cols] = (dy.float()[:, at_rows] * x.float()[:, at_cols]).sum(0)
 
 
 def sparse_conv2d(
@@ -232,12 +279,9 @@ def sparse_conv2d(
 
 
 def sparse_conv2d_weight_gradient(
-    index: torch.Tensor,
-    starts: torch.Tensor,
+    order: torch.Tensor,
     rows: int,
     cols: int,
-    row_block: int,
-    col_block: int,
     x: torch.Tensor,
     dy: torch.Tensor,
     out: torch.Tensor,
@@ -248,11 +292,10 @@ def sparse_conv2d_weight_gradient(
     threads: int,
 ) -> None:
     """out[r, (k, c)] = sum over images n and pixels p of dy[n, r, p] x[n, c, p at k] where kept."""
-    where = index, starts, rows, cols, row_block, col_block
     size = dy.shape[2], dy.shape[3]
     seen = windows(x, size, kernel, stride, padding, dilation)
     pixels = dy.permute(0, 2, 3, 1).reshape(-1, rows)
-    sparse_weight_gradient(*where, seen, pixels, out, threads)
+    sparse_weight_gradient(order, rows, cols, seen, pixels, out, threads)
 
 
 def windows(

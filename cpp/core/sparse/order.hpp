@@ -1,0 +1,26 @@
+// The columns of a mask in the order in which the weight gradient takes them.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "stream.hpp"
+
+namespace transposable {
+
+// For each group of kGradientRows rows and each slab of columns, the columns that some row keeps, by
+// ascending type (bit r: row r of the group keeps it), then by place: type << 16 | place in the slab.
+// What is left of a slab's entries is 0.
+struct GradientColumns {
+  std::int64_t groups, slabs, slab;
+  const std::uint32_t* columns;  // [groups][slabs][slab]
+};
+struct GradientOrder {
+  std::int64_t groups, slabs, slab;
+  std::vector<std::uint32_t> columns;
+
+  GradientColumns view() const { return {groups, slabs, slab, columns.data()}; }
+};
+GradientOrder gradient_order(const StreamView& stream, int threads);
+
+}  // namespace transposable
