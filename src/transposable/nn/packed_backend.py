@@ -149,27 +149,30 @@ class NMCpu(Backend):
         """What the decision says; nothing is measured while something is traced, or for what runs
         dense anyway.
         """
-        decide = self.packed.decide
         if isinstance(layer, nn.Conv2d):
-            if not _are_images(layer, x):
-                return _DENSE
-            window, more = window_of(layer)
-            batch = x.shape[0] if x.dim() == 4 else 1
-            height, width = x.shape[-2] + more[0], x.shape[-1] + more[1]
-            if isinstance(decide, PlannedConv):
-                last = (x.dim() == 4 and is_channels_last(x)) or is_channels_last(layer.weight)
-                given = batch, height, width, last, dtype
-                choice = decide.known(*given)
-                if choice is None:
-                    choice = decide.of_images(*given) if _suits(layer, x) else _DENSE
-                return choice
-            down, across = window.output(height, width)
-            return decide(batch * down * across, dtype) if _suits(layer, x) else _DENSE
+            return self._choice_of_images(layer, x, dtype)
+        decide = self.packed.decide
         tokens = x.shape[:-1].numel()
         choice = decide.known(tokens, dtype) if isinstance(decide, Planned) else None
         if choice is None:
             choice = decide(tokens, dtype) if _suits(layer, x) else _DENSE
         return choice
+
+    def _choice_of_images(self, layer: Any, x: torch.Tensor, dtype: torch.dtype) -> Choice:
+        decide = self.packed.decide
+        last = (x.dim() == 4 and is_channels_last(x)) or is_channels_last(layer.weight)
+        planned = decide if isinstance(decide, PlannedConv) else None
+        if planned is not None and (met := planned.met(x.shape, last, dtype)) is not None:
+            return met
+        if not _are_images(layer, x) or not _suits(layer, x):
+            return _DENSE
+        window, more = window_of(layer)
+        batch = x.shape[0] if x.dim() == 4 else 1
+        height, width = x.shape[-2] + more[0], x.shape[-1] + more[1]
+        if planned is not None:
+            return planned.meet(x.shape, (batch, height, width), last, dtype)
+        down, across = window.output(height, width)
+        return decide(batch * down * across, dtype)
 
 
 def default_backend(layer: SparseLayer) -> Backend:
