@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.counted_calls import counted_calls
 from transposable.errors import PlanError, SparseFormatError
-from transposable.nn import DENSE_MASKED, SparseConv2d, packed_backend
+from transposable.nn import DENSE_MASKED, SparseConv2d
 from transposable.pattern import Pattern
 from transposable.sparse import Choice, PlannedConv, ask, ask_conv, decide_for, plan
 from transposable.sparse.cache import PlanCache
@@ -311,38 +311,3 @@ def test_nothing_is_measured_in_a_backward_pass(planner: Planner, measurer: Meas
     assert decide.of_images(4, 9, 9, False, torch.float32) == Choice()
     assert decide.of_images(4, 9, 9, False, torch.float64) == Choice(False, False, False)
     assert decide(4 * 81, torch.float32) == Choice(False, False, False)
-
-
-def test_an_input_that_was_met_is_only_looked_up(
-    planner: Planner, measurer: Measurer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A layer that stays dense must not become slower by being asked."""
-    measurer.timings |= dict.fromkeys(("forward", "input_gradient", "weight_gradient"), LOSS)
-    layer, x = SparseConv2d(64, 64, 3, padding=1, pattern="2:4T"), torch.randn(4, 64, 7, 9)
-    wanted = layer(x)
-    assert len(measurer.asked) == 1
-
-    def computed(*_: Any) -> Any:
-        raise AssertionError("something was computed from the shape again")
-
-    with monkeypatch.context() as patch:
-        for name in ("window_of", "_suits"):
-            patch.setattr(packed_backend, name, computed)
-        patch.setattr(ask_conv, "_key", computed)
-        assert torch.equal(layer(x), wanted)
-        for other in (x[:, :, :6], x[:2], x.to(memory_format=torch.channels_last), x[0]):
-            with pytest.raises(AssertionError):
-                layer(other)
-    # In a backward pass nothing is measured, and that answer is not taken for one.
-    decide = decide_for(layer)
-    assert isinstance(decide, PlannedConv)
-    shape, images = torch.Size((1, 64, 9, 9)), (1, 9, 9)
-    with monkeypatch.context() as patch:
-        patch.setattr(torch._C, "_current_graph_task_id", lambda: 1)
-        assert decide.meet(shape, images, False, torch.float32) == Choice(False, False, False)
-    assert decide.met(shape, False, torch.float32) is None
-    measurer.timings |= dict.fromkeys(("forward", "input_gradient", "weight_gradient"), WIN)
-    assert decide.meet(shape, images, False, torch.float32) == Choice()
-    assert decide.met(shape, False, torch.float32) == Choice()
-    torch.use_deterministic_algorithms(True)
-    assert decide.met(shape, False, torch.float32) is None

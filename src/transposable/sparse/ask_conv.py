@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -107,6 +107,9 @@ class PlannedConv(DecidesConvolutions):
         window: of its kernel.
         pattern: of its mask.
 
+    Attributes:
+        stays_dense: as of ``Planned``.
+
     Example:
         >>> window = Window((1, 1), (1, 1), (0, 0), (1, 1))
         >>> decide = PlannedConv(64, 64, window, Pattern.parse("2:4T"))
@@ -114,36 +117,25 @@ class PlannedConv(DecidesConvolutions):
         Choice(forward=False, input_gradient=False, weight_gradient=False)
     """
 
-    __slots__ = ("_known", "_met", "into", "out", "pattern", "window")
+    __slots__ = ("_known", "into", "out", "pattern", "stays_dense", "window")
 
     def __init__(self, out: int, into: int, window: Window, pattern: Pattern) -> None:
         self.out, self.into, self.window, self.pattern = out, into, window, pattern
         # Answers of the planner, found without building and hashing a question.
         self._known: dict[tuple[Any, ...], Choice] = {}
-        # The same for inputs of the very shape, before anything is computed from it.
-        self._met: dict[tuple[Any, ...], Choice] = {}
+        self.stays_dense: set[Hashable] = set()
 
-    def met(self, shape: torch.Size, channels_last: bool, dtype: torch.dtype) -> Choice | None:
-        """What :meth:`meet` was told of inputs of this shape; measures nothing."""
-        return self._met.get((shape, *_circumstances(channels_last, dtype)))
-
-    def meet(
-        self, shape: torch.Size, images: tuple[int, int, int], last: bool, dtype: torch.dtype
-    ) -> Choice:
-        """The answer for an input of this shape, which is these images, padded where one has to.
-
-        It is remembered, unless it was none because a gradient is being computed.
-        """
-        choice = self.of_images(*images, last, dtype)
-        if _key(*images, last, dtype) in self._known:
-            self._met[(shape, *_circumstances(last, dtype))] = choice
-        return choice
+    def known(
+        self, batch: int, height: int, width: int, channels_last: bool, dtype: torch.dtype
+    ) -> Choice | None:
+        """The answer if it was given before; measures nothing, whatever is going on."""
+        return self._known.get(_key(batch, height, width, channels_last, dtype))
 
     def of_images(
         self, batch: int, height: int, width: int, channels_last: bool, dtype: torch.dtype
     ) -> Choice:
-        key = _key(batch, height, width, channels_last, dtype)
-        if (known := self._known.get(key)) is not None:
+        known = self.known(batch, height, width, channels_last, dtype)
+        if known is not None:
             return known
         if dtype not in DTYPES:
             return DENSE
@@ -162,7 +154,7 @@ class PlannedConv(DecidesConvolutions):
         in_backward = torch._C._current_graph_task_id() >= 0
         choice = planner().verdicts(question, training=True, may_measure=not in_backward).choice
         if not in_backward:
-            self._known[key] = choice
+            self._known[_key(batch, height, width, channels_last, dtype)] = choice
         return choice
 
     def __call__(self, tokens: int, dtype: torch.dtype) -> Choice:
@@ -180,9 +172,5 @@ def _key(
     batch: int, height: int, width: int, channels_last: bool, dtype: torch.dtype
 ) -> tuple[Any, ...]:
     # All batches of one length in bits have one answer.
-    return batch.bit_length(), height, width, *_circumstances(channels_last, dtype)
-
-
-def _circumstances(channels_last: bool, dtype: torch.dtype) -> tuple[Any, ...]:
     fixed = torch.are_deterministic_algorithms_enabled()
-    return channels_last, dtype, torch.get_num_threads(), fixed
+    return batch.bit_length(), height, width, channels_last, dtype, torch.get_num_threads(), fixed
