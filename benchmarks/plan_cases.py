@@ -16,10 +16,11 @@ from benchmarks.gate import GateError
 from experiments.models.resnet import ResNet
 from transposable import Pattern, sparsify
 from transposable.nn import DENSE_MASKED, NMCpu, sparse_layers, use_backend
+from transposable.sparse import plan
 
 PLAN, MASKED, DENSE = "plan", "dense-masked", "dense"
 TWIN: Final = "dense-masked again"
-SENTENCES: Final = 8
+SEQUENCES: Final = 8
 Pass = Literal["forward", "step"]
 PASSES: Final[tuple[Pass, ...]] = ("forward", "step")
 TOLERANCE: Final = 1e-5
@@ -50,7 +51,7 @@ def cases(quick: bool, seed: int) -> Iterator[Case]:
     """Every kind of layer that ``sparsify`` takes of an encoder, a CNN and an MLP of odd sizes."""
     torch.manual_seed(seed)
     encoder = load(quick, seed)
-    tokens = {name: ids[:SENTENCES] for name, ids in next(iter(encoder.batches.values())).items()}
+    tokens = {name: ids[:SEQUENCES] for name, ids in next(iter(encoder.batches.values())).items()}
     yield from _of_model(encoder.title, encoder.net, "encoder.*", lambda net: net(**tokens))
     depth, batch = (8, 2) if quick else (20, 64)
     images = torch.randn(batch, 3, 32, 32)
@@ -155,19 +156,14 @@ def check(case: Case, which: Pass, made: dict[str, Callable[[], Any]]) -> float:
 
 
 def decided(case: Case, which: Pass, pattern: Pattern) -> str:
-    """What the plan runs sparse: the initials of its directions, or a dash."""
-    layer = nn.Sequential(copy.deepcopy(case.layer))
-    sparsify(layer, pattern)
-    return _initials(layer[0], case.x, which)
-
-
-def _initials(layer: Any, x: torch.Tensor, which: Pass) -> str:
-    from transposable.sparse import plan
-
-    if isinstance(layer, nn.Conv2d):
-        found = plan(layer, batch=x.shape[0], image=tuple(x.shape[-2:]))
+    """What the plan runs sparse: y, dx, dW, or a dash."""
+    net = nn.Sequential(copy.deepcopy(case.layer))
+    sparsify(net, pattern)
+    if isinstance(net[0], nn.Conv2d):
+        height, width = case.x.shape[-2:]
+        found = plan(net[0], batch=case.x.shape[0], image=(height, width))
     else:
-        found = plan(layer, tokens=x.shape[:-1].numel())
+        found = plan(net[0], tokens=case.x.shape[:-1].numel())
     verdicts = {"y": found.forward, "dx": found.input_gradient, "dW": found.weight_gradient}
     shown = ["y"] if which == "forward" else list(verdicts)
     return " ".join(name for name in shown if verdicts[name].sparse) or "-"

@@ -166,7 +166,7 @@ def in_turns(
 def interval(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
     """The median of above / below, round by round, and the 95 % interval of its order statistics.
 
-        ranks  n/2 -+ 1.96 sqrt(n)/2
+        ranks  (n + 1) / 2 -+ 1.96 sqrt(n) / 2
 
     Example:
         >>> interval([1.0] * 20 + [9.0], [1.0] * 21)
@@ -174,13 +174,8 @@ def interval(above: Sequence[float], below: Sequence[float]) -> dict[str, float]
     """
     ratios = sorted(a / b for a, b in zip(above, below, strict=True))
     n = len(ratios)
-    reach = 1.96 * math.sqrt(n) / 2
-    low, high = math.floor(n / 2 - reach), math.ceil(n / 2 + reach)
-    return {
-        "median": statistics.median(ratios),
-        "low": ratios[max(low, 0)],
-        "high": ratios[min(high, n - 1)],
-    }
+    low = max(math.floor((n - 1) / 2 - 1.96 * math.sqrt(n) / 2), 0)
+    return {"median": statistics.median(ratios), "low": ratios[low], "high": ratios[n - 1 - low]}
 
 
 def verdict(found: dict[str, float], noise: dict[str, float]) -> str:

@@ -265,14 +265,16 @@ def test_a_fork_while_another_thread_packs() -> None:
     weight, mask = pair()
     packed = PackedWeight(PATTERN)
     packed.update(weight, mask)
-    with packed._guard():  # as if a thread were at it
+    with packed.use(weight, mask), packed._guard():  # as if a thread were at it
         child = os.fork()
         if child == 0:
             status = 1
             try:
+                before = packed.forward.values
                 weight.add_(1)
                 packed.update(weight, mask)
                 check(packed, weight, mask)
+                assert packed.forward.values is before, "nobody uses it here"
                 status = 0
             finally:
                 os._exit(status)

@@ -30,7 +30,7 @@ from transposable.sparse.measure import (
     measure,
     sliced,
 )
-from transposable.sparse.planner import Planner, Verdicts, fixed_rule, judge
+from transposable.sparse.planner import Planner, Verdicts, _whole, fixed_rule, judge
 
 PATTERN = Pattern.parse("4:8T")
 WIN, LOSS = Timing(2.0, 1.0, 2.0, 1.9), Timing(1.0, 2.0, 0.5, 0.4)
@@ -240,6 +240,43 @@ def test_masking_counts_once() -> None:
     assert both.forward.ratio == both.weight_gradient.ratio == 1.5
     only = judge({**common, "input_gradient": LOSS, "weight_gradient": even}, training=True)
     assert only.choice == Choice(False, False, False)
+
+
+@pytest.mark.parametrize(("gain", "sparse"), [(1.1, False), (1.2, True)])
+def test_the_layer_as_a_whole_must_win(gain: float, sparse: bool) -> None:
+    """A small gain in one direction does not pay for leaving the dense layer."""
+    even = Timing(1.0, 1.0, 1.0, 1.0)
+    timings = {
+        "forward": even,
+        "input_gradient": even,
+        "weight_gradient": Timing(gain, 1.0, gain, gain),
+        "refresh": FREE,
+        "refresh_transposed": FREE,
+    }
+    verdicts = judge(timings, training=True)
+    assert verdicts.choice == Choice(False, False, sparse)
+    assert verdicts.weight_gradient.ratio == gain
+    assert ("whole layer" in verdicts.weight_gradient.reason) != sparse
+    assert "less than 1.05" in verdicts.forward.reason
+    assert judge(timings, training=False).weight_gradient.sparse, "each stands for itself"
+
+
+def test_what_the_whole_layer_takes() -> None:
+    """Dense: three products, the weight and its gradient masked. Mixed: what runs, and packing."""
+    timings = {
+        "forward": Timing(10.0, 5.0, 2.0, 2.0),
+        "input_gradient": Timing(7.0, 9.0, 0.8, 0.8),
+        "weight_gradient": Timing(8.0, 4.0, 2.0, 2.0),
+        "refresh": Timing(1.0, 2.0, 0.5, 0.5),
+        "refresh_transposed": Timing(1.0, 3.0, 0.3, 0.3),
+    }
+    verdicts = judge(timings, training=True)
+    assert verdicts.choice == Choice(True, False, True)
+    dense, mixed = (10 + 7 + 1) + (8 + 1), (5 + 2) + (7 + 1) + 4
+    assert _whole(verdicts, timings) == pytest.approx(dense / mixed)
+    del timings["input_gradient"], timings["refresh_transposed"]  # as with a stride
+    strided = judge(timings, training=True)
+    assert _whole(strided, timings) == pytest.approx((10 + 1 + 8 + 1) / (5 + 2 + 4))
 
 
 def test_a_question_is_measured_once(planner: Planner, measurer: Measurer, tmp_path: Path) -> None:
