@@ -164,6 +164,10 @@ bench-conv: $(STAMPS)/dev ## sparse convolutions against the best dense ones, ta
 bench-block: $(STAMPS)/dev ## a training step and an encoder's inference on sparse products
 	@$(PY) -m benchmarks.block --json benchmarks/results/block.json --markdown benchmarks/README.md
 
+.PHONY: bench-plan
+bench-plan: $(STAMPS)/dev ## no layer on its plan is slower than dense: every layer of three models
+	@$(PY) -m benchmarks.plan_holds --json benchmarks/results/plan_holds.json
+
 .PHONY: bench-prune
 bench-prune: $(STAMPS)/dev ## exact AdaPrune of a layer of 4096 x 11008: time, memory, error
 	@$(PY) -m benchmarks.prune_layer --json benchmarks/results/prune_layer.json

@@ -11,6 +11,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+import transposable.certificate as certificate_module
 from score_families import FAMILIES, tiles
 from transposable import Mask, MaskError, Potentials, ScoresError, Solution, certify, solve
 
@@ -237,6 +238,29 @@ def test_stacked_and_convolution() -> None:
         assert certify(weight, solution.mask, solution.potentials)
         other = certify(weight + weight.flip(0), solution.mask, solution.potentials)
         assert not other
+
+
+@pytest.mark.parametrize("strip", [1, 50, 200, 1 << 20])
+@pytest.mark.parametrize("shape", [(3, 21, 30), (1, 64, 16), (5, 8, 8), (2, 7, 3)])
+def test_how_much_is_looked_at_in_one_go(
+    shape: tuple[int, int, int], strip: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One wrong weight in the last tile is found wherever the strips are cut."""
+    scores = torch.rand(shape, generator=torch.Generator().manual_seed(3)) + 0.1
+    solution = solve(scores, "2:4T", layout="stacked")
+    assert solution.potentials is not None
+    kept = solution.mask.tensor.clone()
+    kept[-1, -1, kept[-1, -1].nonzero()[-1]] = False
+    worse = Mask(kept, "2:4T", layout="stacked")
+    monkeypatch.setattr(certificate_module, "STRIP", strip)
+    found = certify(scores, solution.mask, solution.potentials)
+    assert found
+    _, rows, cols = shape
+    assert found.tiles == shape[0] * -(-rows // 4) * -(-cols // 4)
+    assert found.objective == pytest.approx(solution.objective, rel=1e-6)
+    refused = certify(scores, worse, solution.potentials)
+    assert not refused
+    assert refused.feasible == bool(rows % 4 or cols % 4), "a cropped tile may keep less"
 
 
 def test_bad_arguments() -> None:

@@ -21,6 +21,9 @@ from transposable.problem import infinite_stand_in
 SIGNED_FLOOR: Final = 2.0**-20
 """A tile's gap is relative to at least this share of its largest score."""
 
+STRIP: Final = 1 << 16
+"""Weights looked at in one go."""
+
 
 @dataclass(frozen=True, slots=True)
 class Potentials:
@@ -105,7 +108,8 @@ def certify(
         ScoresError: if the scores contain NaN or have the wrong shape or dtype.
         MaskError: if the mask's pattern is not transposable or the potentials do not fit.
 
-    Complexity: O(weights) time; float64 temporaries of one row of tiles at a time.
+    Complexity: O(weights) time; float64 temporaries of STRIP weights, or of one row of tiles, at a
+        time.
 
     Example:
         >>> import transposable
@@ -138,13 +142,17 @@ def certify(
                 f"needed for {pattern} on {tuple(mask.shape)}; pass the potentials of this solution"
             )
     total = _Totals()
-    for b in range(batch):
-        for top in range(0, rows, m):
+    # Whole matrices where they are small, else rows of tiles: few calls, bounded temporaries.
+    many = max(STRIP // max(rows * cols, 1), 1)
+    high = max(STRIP // max(m * cols, 1), 1)
+    for b in range(0, batch, many):
+        for top in range(0, expected[1], high):
+            these, tiles = slice(b, b + many), slice(top, top + high)
             total.add(
-                values[b : b + 1, top : top + m].double(),
-                kept[b : b + 1, top : top + m],
-                potentials.rows[b, top // m].double(),
-                potentials.cols[b, top // m].double(),
+                values[these, top * m : (top + high) * m].double(),
+                kept[these, top * m : (top + high) * m],
+                potentials.rows[these, tiles].double(),
+                potentials.cols[these, tiles].double(),
                 pattern.n,
                 m,
             )
@@ -169,14 +177,17 @@ class _Totals:
         n: int,
         m: int,
     ) -> None:
-        """One row of tiles: strip and kept_strip [1, <= m, cols]; u, v [across, m]."""
+        """Rows of tiles: strip, kept_strip [batch, rows, cols]; u, v [batch, down, across, m]."""
         if strip.isnan().any():
             raise ScoresError("certify: the scores contain NaN; scores must be numbers; remove it")
-        kept = blocks(kept_strip, m)[0, 0]
-        real = blocks(torch.ones_like(kept_strip), m)[0, 0]
+        kept, real, a = (
+            blocks(part, m).flatten(0, 2)
+            for part in (kept_strip, torch.ones_like(kept_strip), strip)
+        )
         if not len(kept):
             return
-        a, exponent, infinite = _normalised(blocks(strip, m)[0, 0])
+        u, v = u.flatten(0, 2), v.flatten(0, 2)
+        a, exponent, infinite = _normalised(a)
         u, v = _ldexp(u, -exponent), _ldexp(v, -exponent)
         full = real.all(2).all(1)
         by_row, by_col = kept.sum(2), kept.sum(1)

@@ -170,12 +170,13 @@ def _along(
     if pattern.structure == "sequential" and axis == "in":
         bad |= _runs(grouped) > 1
     full = sums[:, :, : length // m]
-    exact = (full == n).float().mean().item() if full.numel() else 1.0
+    exact = int((full == n).count_nonzero()) / full.numel() if full.numel() else 1.0
     where = bad.nonzero()[:MAX_PLACES]
+    held_there = sums[where.unbind(1)].tolist()
     places = []
-    for b, line, group in where.tolist():
+    for (b, line, group), held in zip(where.tolist(), held_there, strict=True):
         row, col = (line, group * m) if axis == "in" else (group * m, line)
-        places.append(Place(layout.index((b, row, col), shape), int(sums[b, line, group])))
+        places.append(Place(layout.index((b, row, col), shape), held))
     most = int(sums.max()) if sums.numel() else 0
     return AxisReport(
         axis, required, sums.numel(), int(bad.count_nonzero()), most, exact, tuple(places)

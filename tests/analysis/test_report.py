@@ -8,6 +8,7 @@ import sys
 import time
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from torch import nn
 from analysis import models
 from transposable.analysis import document, draw_all, findings, mask_picture, render, study
 from transposable.analysis.page import MOST_ROWS
+from transposable.analysis.plots.style import style_of
 from transposable.errors import DependencyError, SelectionError
+from transposable.pattern import Pattern
 
 PATTERNS = ["2:4", "4:8T", "2:4T"]
 VOID = {"meta", "link", "img", "br", "wbr"}
@@ -65,7 +68,7 @@ def test_an_ordinary_page(tmp_path: Path) -> None:
         for one in layer.kept:
             assert one.relative is not None
             assert f"{100 * one.relative:.2f}" in page.text
-    assert "1.17 \N{MULTIPLICATION SIGN} 1011" in page.text
+    assert "116,963,796,250" in page.text
     assert "1.76 \N{MULTIPLICATION SIGN} 1013" in page.text
     assert "Left out: 1 tensors" in page.text
     assert len(page.named("img")) == 5 + 3 * 6
@@ -165,6 +168,25 @@ def test_ten_thousand_layers(tmp_path: Path) -> None:
     ]
     assert MOST_ROWS < len(rows) < MOST_ROWS + 50
     assert len(document(found)["layers"]) == 10_000
+
+
+def test_numbers_of_masks_in_the_document() -> None:
+    def numbers(*patterns: str) -> dict[str, Any]:
+        written = document(study(nn.ReLU(), patterns))["diversity"]
+        json.dumps(written, allow_nan=False)
+        return {p: written["exact"][p]["count"] for p in patterns}
+
+    assert numbers("4:8T", "2:4T") == {"4:8T": "116963796250", "2:4T": "65610000"}
+    assert numbers("16:32T") == {"16:32T": None}, "an estimate has no digits"
+    assert numbers("2:4T", "3:25", "3:49")["2:4T"] is None, "and millions of digits help nobody"
+
+
+def test_patterns_look_different() -> None:
+    """Without colour the first six differ by their lines; with it all do."""
+    patterns = [Pattern(n, m, "transposable") for m in (2, 4, 8, 16, 32) for n in range(1, m)][:36]
+    styles = [style_of(patterns, pattern) for pattern in patterns]
+    assert len({str(style["ls"]) for style in styles[:6]}) == 6
+    assert len({(style["color"], str(style["ls"])) for style in styles}) == 36
 
 
 def test_the_same_study_draws_the_same_bytes() -> None:

@@ -42,7 +42,7 @@ def test_drawn_groups(pattern: str, rho: float) -> None:
     assert found.expected is not None
     assert found.deviation is not None
     assert abs(found.estimate - found.expected) < 4 * found.standard_error
-    assert abs(found.deviation) < 4
+    assert found.deviation * found.standard_error == pytest.approx(found.estimate - found.expected)
     assert simulate(rho, pattern, draws=40_000, seed=1) == found
 
 

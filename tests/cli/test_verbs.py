@@ -312,6 +312,33 @@ def test_tables_fit_the_terminal(
     assert set(colours) <= {"0", "1"}, "bold at most under NO_COLOR"
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_names_cannot_control_the_terminal(
+    run: Run, tmp_path: Path, terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", "xterm")
+    path = tmp_path / "m.safetensors"
+    name = "evil\x1b]0;title\x07\x1b[2J\nline\u202e.weight"
+    bad = torch.full((8, 8), float("nan"))
+    save_file({name: torch.randn(16, 16), "x\x1b[2J.bias": torch.zeros(4)}, path)
+    out, page = tmp_path / "out.safetensors", tmp_path / "r.html"
+    results = [
+        run("inspect", path),
+        run("prune", path, "-p", "2:4T", "-o", out),
+        run("verify", path, "-p", "2:4T"),  # lists the violations of a dense weight
+        run("analyze", path, "-p", "2:4T", "-o", page),
+    ]
+    save_file({name: bad, "good.weight": torch.randn(16, 16)}, path)
+    results += [run("prune", path, "-p", "2:4T", "-o", out), run("analyze", path, "-o", page)]
+    for result in results:
+        for text in (result.stdout, result.stderr):
+            assert not set(re.sub(r"\x1b\[[0-9;?]*[mhlKA]", "", text)) & set("\x1b\x07\u202e")
+            assert "\nline" not in text
+        assert "evil\\x1b]0;title\\x07" in result.stdout + result.stderr
+
+
 def test_collapse() -> None:
     assert collapse(["a.0.w", "a.1.w", "a.3.w", "b"]) == ["a.{0-1,3}.w", "b"]
     assert collapse(["conv1.w", "conv2.w"]) == ["conv1.w", "conv2.w"]

@@ -193,6 +193,35 @@ def test_autocast(choice: Choice, through: bool) -> None:
         torch.testing.assert_close(tensor.grad.double(), 3 * wanted[name], rtol=0.05, atol=0.2)
 
 
+def test_a_bias_gradient_under_autocast_is_summed_in_its_own_dtype() -> None:
+    given = inputs((1001, 24), 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = nm_linear(given["x"], given["weight"], pattern_mask("2:4T", 16, 24), given["bias"])
+    y.backward(torch.ones_like(y))
+    assert given["bias"].grad.eq(1001).all(), "which bfloat16 does not have"
+
+
+@pytest.mark.filterwarnings("ignore:.*not a double precision:UserWarning")
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("through", [False, True])
+def test_gradcheck(pattern: str, through: bool) -> None:
+    """The layer is linear in each of its inputs, so that differences over a step of 1 are exact up
+    to float32's rounding. With ``straight_through`` that is the gradient of the inputs only.
+    """
+    mask = pattern_mask(pattern, 16, 24)
+    packed = PackedWeight(Pattern.parse(pattern))
+    given = inputs((3, 24), 16)
+    x, weight, bias = given.values()
+    if through:
+        weight = weight.detach()
+
+    def layer(*changing: torch.Tensor) -> torch.Tensor:
+        x, weight, bias = changing
+        return nm_linear(x, weight, mask, bias, packed.handle, through)
+
+    torch.autograd.gradcheck(layer, (x, weight, bias), eps=1.0, atol=1e-4, rtol=1e-4)
+
+
 def test_a_second_derivative_is_an_error() -> None:
     given = inputs((5, 24), 16)
     mask = pattern_mask("2:4T", 16, 24)

@@ -18,8 +18,8 @@ from tests.counted_calls import counted_calls
 from tests.sparse.cases import generator, pattern_mask, random_mask
 from transposable import Pattern
 from transposable.errors import DeviceError, LayerError, MaskError, SparseFormatError
-from transposable.sparse import Choice, PackedWeight
-from transposable.sparse.packed import SAMPLES, find_packed
+from transposable.sparse import Choice, PackedWeight, Stream
+from transposable.sparse.packed import SAMPLES, _lattice, find_packed
 
 PATTERN = Pattern.parse("2:4T")
 
@@ -131,6 +131,41 @@ def test_inference_tensors_are_packed_at_each_call() -> None:
         weight[0, mask[0].nonzero()[0]] = 7.0
         packed.update(weight, mask)
         check(packed, weight, mask)
+        with counted_calls() as calls:
+            packed.update(weight, mask)
+        assert calls == {"index": 2, "fill": 2}, "they have no version"
+
+
+def test_tensors_that_differ_in_one_trait_only() -> None:
+    """Views of one storage and version, equal at every entry that is compared."""
+    mask = torch.ones(64, 64, dtype=torch.bool)
+    compared = torch.zeros(64, 64, dtype=torch.bool)
+    compared[_lattice(64, 64)] = True
+    row, col = (~compared & ~compared.t()).triu(1).nonzero()[0].tolist()
+    whole = torch.zeros(128, 64)
+    whole[row, col] = 1.0
+    packed = PackedWeight(transposed=False)
+    for weight in (whole[:64], whole[64:], whole[:64], whole[:64].t(), whole[:64]):
+        packed.update(weight, mask)
+        assert torch.equal(packed.forward.dense(), weight)
+
+
+def test_a_refill_that_failed_is_no_refill(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, mask = pair()
+    other = weight * 2
+    packed = PackedWeight(PATTERN, transposed=False)
+    packed.update(weight, mask)
+
+    def fails(self: Stream, given: torch.Tensor) -> None:
+        self.values.zero_()
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stream, "fill", fails)
+        with pytest.raises(MemoryError):
+            packed.update(other, mask)
+    packed.update(weight, mask)
+    assert torch.equal(packed.forward.dense(), torch.where(mask, weight, 0.0))
 
 
 def test_small_weights_are_compared_whole() -> None:
@@ -230,14 +265,16 @@ def test_a_fork_while_another_thread_packs() -> None:
     weight, mask = pair()
     packed = PackedWeight(PATTERN)
     packed.update(weight, mask)
-    with packed._guard():  # as if a thread were at it
+    with packed.use(weight, mask), packed._guard():  # as if a thread were at it
         child = os.fork()
         if child == 0:
             status = 1
             try:
+                before = packed.forward.values
                 weight.add_(1)
                 packed.update(weight, mask)
                 check(packed, weight, mask)
+                assert packed.forward.values is before, "nobody uses it here"
                 status = 0
             finally:
                 os._exit(status)

@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from transposable import _core
 from transposable.errors import PlanCacheWarning
 from transposable.sparse.cache import FORMAT, MAX_BYTES, PlanCache, directory, machine
 
@@ -59,6 +62,7 @@ def test_machines_and_versions_have_files_of_their_own(tmp_path: Path) -> None:
 def test_the_identity_of_this_machine() -> None:
     identity = machine()
     assert all(identity.values())
+    assert (identity["isa"], identity["torch"]) == (_core.isa(), torch.__version__)
     assert identity == machine()
     assert PlanCache(Path("x")).path.name == PlanCache(Path("x")).path.name
 
@@ -190,6 +194,21 @@ def test_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.warns(PlanCacheWarning, match="home directory"):
         blocked.put({"a": ENTRY})
     assert blocked.get("a") == ENTRY
+
+
+def test_a_file_that_another_process_writes_is_waited_for(tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    writer = cache(tmp_path)
+    thread = threading.Thread(target=writer.put, args=({"a": ENTRY},), daemon=True)
+    # A lock belongs to an opened file, so that this one is as good as that of another process.
+    with writer.path.with_suffix(".lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+        assert not writer.path.exists()
+    thread.join(60)
+    assert cache(tmp_path).get("a") == ENTRY
 
 
 WRITER = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -11,13 +12,15 @@ import pytest
 import torch
 from torch import nn
 
+from tests.counted_calls import counted_calls
 from transposable import _core, sparsify
 from transposable.errors import PatternError, PlanCacheWarning, PlanError
-from transposable.nn import DENSE_MASKED, NMCpu, SparseConv2d, SparseLinear
+from transposable.nn import DENSE_MASKED, NMCpu, SparseConv2d, SparseLinear, packed_backend
 from transposable.pattern import Pattern
-from transposable.sparse import Choice, Verdict, ask, decide_for, plan
+from transposable.sparse import Choice, Verdict, ask, ask_conv, decide_for, plan
 from transposable.sparse.cache import PlanCache
 from transposable.sparse.measure import (
+    DIRECTIONS,
     MAX_WEIGHTS,
     MAX_WORK,
     Part,
@@ -27,7 +30,7 @@ from transposable.sparse.measure import (
     measure,
     sliced,
 )
-from transposable.sparse.planner import Planner, Verdicts, fixed_rule, judge
+from transposable.sparse.planner import Planner, Verdicts, fixed_rule
 
 PATTERN = Pattern.parse("4:8T")
 WIN, LOSS = Timing(2.0, 1.0, 2.0, 1.9), Timing(1.0, 2.0, 0.5, 0.4)
@@ -185,58 +188,6 @@ def test_any_pattern_can_be_measured(measured: None, pattern: str) -> None:
 
 
 # ---- decisions ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("ratio", "low", "sparse"),
-    [
-        (1.05, 1.04, False),
-        (1.051, 1.04, True),
-        (1.051, 1.0, False),
-        (9.0, 0.99, False),
-        (9.0, 1.01, True),
-        (0.5, 0.4, False),
-    ],
-)
-def test_only_a_clear_gain_is_one(ratio: float, low: float, sparse: bool) -> None:
-    timing = Timing(ratio, 1.0, ratio, low)
-    verdicts = judge(
-        {"forward": timing, "input_gradient": LOSS, "weight_gradient": LOSS}, training=False
-    )
-    assert verdicts.forward.sparse == sparse
-    assert verdicts.forward.ratio == ratio
-    assert f"{ratio:.2f} x" in verdicts.forward.reason
-    assert not verdicts.input_gradient.sparse
-    assert verdicts.choice == Choice(sparse, False, False)
-
-
-def test_packing_counts_in_training() -> None:
-    timings = {
-        "forward": Timing(2.0, 1.0, 2.0, 2.0),
-        "input_gradient": Timing(2.0, 1.0, 2.0, 2.0),
-        "weight_gradient": Timing(2.0, 1.0, 2.0, 2.0),
-        "refresh": Timing(0.0, 1.0, 0.01, 0.01),
-        "refresh_transposed": Timing(0.0, 0.5, 0.01, 0.01),
-    }
-    verdicts = judge(timings, training=True)
-    assert verdicts.forward.ratio == 1.0
-    assert verdicts.input_gradient.ratio == pytest.approx(2.0 / 1.5)
-    assert verdicts.weight_gradient.ratio == 2.0
-    assert verdicts.choice == Choice(False, True, True)
-    assert judge(timings, training=False).choice == Choice(True, True, True)
-
-
-def test_masking_counts_once() -> None:
-    """Dense masks the weight once for both passes, so one of them alone saves none of it."""
-    even = Timing(1.0, 1.0, 1.0, 1.0)
-    refresh = Timing(0.5, 0.0, 9.0, 9.0)
-    common = {"forward": even, "refresh": refresh, "refresh_transposed": FREE}
-    alone = judge({**common, "input_gradient": LOSS, "weight_gradient": LOSS}, training=True)
-    both = judge({**common, "input_gradient": WIN, "weight_gradient": even}, training=True)
-    assert not alone.forward.sparse
-    assert both.forward.ratio == both.weight_gradient.ratio == 1.5
-    only = judge({**common, "input_gradient": LOSS, "weight_gradient": even}, training=True)
-    assert only.choice == Choice(False, False, False)
 
 
 def test_a_question_is_measured_once(planner: Planner, measurer: Measurer, tmp_path: Path) -> None:
@@ -640,6 +591,90 @@ def test_nothing_is_measured_for_what_runs_dense_anyway(
     layer.half()(x.half())
     layer.to("meta")(x.to("meta"))
     assert measurer.asked == []
+
+
+@pytest.mark.parametrize("conv", [False, True])
+def test_what_stays_dense_is_only_looked_up(
+    planner: Planner, measurer: Measurer, monkeypatch: pytest.MonkeyPatch, conv: bool
+) -> None:
+    """A layer that stays dense must not become slower by being asked."""
+    measurer.timings |= dict.fromkeys(DIRECTIONS, LOSS)
+    monkeypatch.setattr(ask_conv, "planner", lambda: planner)
+    if conv:
+        layer: Any = SparseConv2d(64, 64, 3, padding=1, pattern="2:4T")
+        x, others = torch.randn(4, 64, 7, 9), [(4, 64, 7, 6), (1, 64, 7, 9), (64, 7, 9)]
+    else:
+        layer = SparseLinear(136, 128, pattern="2:4T")
+        x, others = torch.randn(40, 136), [(10, 4, 136), (39, 136)]
+    layer.weighting = "dense"
+    layer(x)  # dense because of its state: no answer of the plan, and so not remembered
+    layer.weighting = "masked"
+    wanted = layer(x)
+    assert len(measurer.asked) == 1
+    asked = []
+    original = NMCpu._asked
+
+    def counted(self: NMCpu, *given: Any) -> tuple[bool, bool]:
+        asked.append(given)
+        return original(self, *given)
+
+    monkeypatch.setattr(NMCpu, "_asked", counted)
+    for _ in range(3):
+        assert torch.equal(layer(x), wanted)
+    assert not asked
+    for number, shape in enumerate(others):
+        layer(torch.randn(shape))
+        assert len(asked) == number + 1
+    # Whatever an answer depends on makes another kind of call.
+    for number, context in enumerate(
+        (torch.no_grad(), torch.autocast("cpu", torch.bfloat16)), len(others)
+    ):
+        with context:
+            layer(x)
+            layer(x)
+        assert len(asked) == number + 1
+    if conv:
+        layer(x.to(memory_format=torch.channels_last))
+        assert len(asked) == len(others) + 3
+    before = len(asked)
+    torch.use_deterministic_algorithms(True)
+    layer(x)
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(3)
+    measurer.timings |= dict.fromkeys(DIRECTIONS, WIN)
+    with counted_calls() as calls:
+        layer(x)
+    assert sum(calls.values())
+    assert len(asked) == before + 2
+    # A copy answers anew, for it may be elsewhere.
+    torch.set_num_threads(1)
+    pickle.loads(pickle.dumps(layer))(x)
+    assert len(asked) == before + 3
+
+
+def test_a_straight_through_layer_gains_nothing_by_a_gradient_of_kept_weights(
+    planner: Planner, measurer: Measurer
+) -> None:
+    measurer.timings |= {"forward": LOSS, "input_gradient": LOSS}
+    layer = SparseLinear(136, 128, pattern="2:4T")
+    x = torch.randn(40, 136)
+    assert layer.backend._pays(layer, x)
+    layer.straight_through = True
+    assert not layer.backend._pays(layer, x)
+    layer.straight_through = False
+    assert layer.backend._pays(layer, x)
+
+
+def test_what_stays_dense_does_not_grow_for_ever(
+    planner: Planner, measurer: Measurer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed_backend, "_MOST_KINDS", 4)
+    measurer.timings |= dict.fromkeys(DIRECTIONS, LOSS)
+    layer = SparseLinear(136, 128, pattern="2:4T")
+    for tokens in range(32, 60):
+        layer(torch.randn(tokens, 136))
+        assert len(layer.backend.packed.decide.stays_dense) <= 4
+    assert len(measurer.asked) == 1
 
 
 def test_a_plan_of_nmcpu_is_one_of_three() -> None:

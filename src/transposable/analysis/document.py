@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Final
 
 from transposable._version import __version__
 from transposable.analysis.diversity import Diversity
 from transposable.analysis.results import Kept, LayerRetention, Retention
 from transposable.analysis.study import Study
+from transposable.errors import PatternError
+
+MOST_DIGITS: Final = 1000
+"""Longer numbers of masks are given by their logarithm only."""
 
 
 def document(found: Study) -> dict[str, Any]:
@@ -107,11 +111,22 @@ def _kept(one: Kept) -> dict[str, Any]:
 
 def _diversity(one: Diversity) -> dict[str, Any]:
     return {
+        "count": _digits(one),
         "log10": one.log10,
         "error": one.error,
         "bits_per_weight": one.bits_per_weight,
         "counted": one.counted,
     }
+
+
+def _digits(one: Diversity) -> str | None:
+    """The exact number as text: readers of JSON make doubles of numbers. None if estimated."""
+    if one.log10 > MOST_DIGITS:
+        return None
+    try:
+        return str(one.count)
+    except PatternError:
+        return None
 
 
 def _finite(value: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from transposable._version import __version__
 from transposable.analysis import plots
+from transposable.analysis.diversity import Diversity
 from transposable.analysis.findings import findings
 from transposable.analysis.layers import Excluded
 from transposable.analysis.optional import need
@@ -23,6 +24,9 @@ MOST_ROWS: Final = 300
 
 MOST_NAMES: Final = 12
 """Names listed for each reason why tensors are left out."""
+
+MOST_DIGITS: Final = 13
+"""Numbers of masks below 10 to this power are written out."""
 
 _WHAT: Final = {
     "retention": "Kept of unstructured, by pattern",
@@ -96,6 +100,7 @@ def render(found: Study, drawings: Sequence[Drawing] | None = None) -> str:
         axis=axis_text,
         diversities=list(zip(found.diversities, found.paper, strict=True)),
         feasible=_feasible(found),
+        masks_number=_masks_number,
         power=_power,
         zero_share=_zero_share(kept),
     )
@@ -169,6 +174,13 @@ def axis_text(total: Total, axis: str) -> dict[str, Any]:
         "promised": name in total.promised,
         "violations": violations,
     }
+
+
+def _masks_number(one: Diversity) -> dict[str, str]:
+    """How many masks there are: every digit where there are few, and they are known."""
+    if one.log10 < MOST_DIGITS and not one.error and one.method == "exact":
+        return {"number": f"{one.count:,}", "exponent": ""}
+    return _power(one.log10)
 
 
 def _power(log10: float) -> dict[str, str]:

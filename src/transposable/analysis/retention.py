@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from transposable.analysis.layers import Excluded, Layer, open_layers
+from transposable.analysis.layers import Excluded, Layer, Layers, open_layers
 from transposable.analysis.results import Kept, LayerRetention, Retention
 from transposable.analysis.sampling import check_sample, sample_tiles, tile_side
 from transposable.analysis.scoring import Scores, Scoring
@@ -74,31 +74,46 @@ def retention(
 
     Hubara et al., NeurIPS 2021, figure 3b.
     """
-    started = time.perf_counter()
     meter = Meter(patterns, scores, sample=sample, seed=seed, threads=threads)
-    layers, failed = [], []
     with open_layers(model, choice) as opened:
-        done, all_weights = 0, max(sum(layer.weights for layer in opened.layers), 1)
-        for layer in opened.layers:
-            try:
-                layers.append(meter.measure(layer)[0])
-            except NanWeightError as error:
-                failed.append(Excluded(layer.name, layer.shape, str(error)))
-            if progress is not None:
-                done += layer.weights
-                progress(done / all_weights, layer.name)
-        return Retention(
-            title=opened.title,
-            patterns=meter.patterns,
-            scores=meter.scoring.name,
-            sample=sample,
-            seed=seed,
-            layers=tuple(layers),
-            excluded=opened.excluded,
-            failed=tuple(failed),
-            notes=opened.notes,
-            seconds=time.perf_counter() - started,
-        )
+        return measure_all(opened, meter, progress)
+
+
+def measure_all(
+    opened: Layers,
+    meter: Meter,
+    progress: Callable[[float, str], None] | None = None,
+    show: Callable[[LayerRetention, list[Mask]], None] | None = None,
+) -> Retention:
+    """The figures of every layer; ``show`` sees those of each together with its masks."""
+    started = time.perf_counter()
+    layers: list[LayerRetention] = []
+    failed: list[Excluded] = []
+    done, total = 0, max(sum(layer.weights for layer in opened.layers), 1)
+    for layer in opened.layers:
+        try:
+            found, masks = meter.measure(layer)
+        except NanWeightError as error:
+            failed.append(Excluded(layer.name, layer.shape, str(error)))
+        else:
+            layers.append(found)
+            if show is not None:
+                show(found, masks)
+        if progress is not None:
+            done += layer.weights
+            progress(done / total, layer.name)
+    return Retention(
+        title=opened.title,
+        patterns=meter.patterns,
+        scores=meter.scoring.name,
+        sample=meter.sample,
+        seed=meter.seed,
+        layers=tuple(layers),
+        excluded=opened.excluded,
+        failed=tuple(failed),
+        notes=opened.notes,
+        seconds=time.perf_counter() - started,
+    )
 
 
 class NanWeightError(ScoresError):
@@ -124,8 +139,8 @@ class Meter:
         check_sample(sample, "retention")
         self.scoring = Scoring(scores)
         self._side = tile_side(self.patterns)
-        self._sample = sample
-        self._seed = seed
+        self.sample = sample
+        self.seed = seed
         self._threads = threads
 
     def measure(self, layer: Layer) -> tuple[LayerRetention, list[Mask]]:
@@ -137,15 +152,8 @@ class Meter:
         weight = layer.load()
         _refuse_nan(weight)
         scores, unit = self.scoring.of(layer.name, weight)
-        matrices = layer.matrices(scores)
-        zeros_in = layer.matrices(weight)
-        if self._sample is not None:
-            drawn = sample_tiles(matrices, self._side, self._sample, self._seed, layer.name)
-            if drawn is not None:
-                arguments = (self._side, self._sample, self._seed, layer.name)
-                again = sample_tiles(zeros_in, *arguments)
-                assert again is not None
-                matrices, zeros_in = drawn, again
+        # The same tiles of both: what is drawn depends on the layer's name.
+        matrices, weights = (self._sampled(layer, tensor) for tensor in (scores, weight))
         measured = matrices.numel()
         dense = float(matrices.sum(dtype=torch.float64))
         best: dict[int, float] = {}
@@ -168,10 +176,17 @@ class Meter:
             layout=layer.layout.name,
             weights=layer.weights,
             measured=measured,
-            zeros=measured - int(zeros_in.count_nonzero()),
+            zeros=measured - int(weights.count_nonzero()),
             kept=tuple(kept),
         )
         return figures, masks
+
+    def _sampled(self, layer: Layer, tensor: torch.Tensor) -> torch.Tensor:
+        matrices = layer.matrices(tensor)
+        if self.sample is None:
+            return matrices
+        drawn = sample_tiles(matrices, self._side, self.sample, self.seed, layer.name)
+        return matrices if drawn is None else drawn
 
 
 def _figures(

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from transposable.analysis.diversity import Diversity, diversity
-from transposable.analysis.layers import Excluded, Layer, open_layers
+from transposable.analysis.layers import Layer, open_layers
 from transposable.analysis.results import LayerRetention, Retention
-from transposable.analysis.retention import Meter, NanWeightError
+from transposable.analysis.retention import Meter, measure_all
 from transposable.analysis.sampling import tile_side
 from transposable.analysis.scoring import Scores
 from transposable.analysis.transition import Simulation, Transition, simulate, transition
@@ -110,35 +110,15 @@ def study(
     """
     started = time.perf_counter()
     meter = Meter(patterns, scores, sample=sample, seed=seed, threads=threads)
-    layers: list[LayerRetention] = []
-    failed: list[Excluded] = []
     pictures: list[Picture] = []
     with open_layers(model, choice) as opened:
         pictured = _pictured(opened.layers, show)
-        done, total = 0, max(sum(layer.weights for layer in opened.layers), 1)
-        for layer in opened.layers:
-            try:
-                found, masks = meter.measure(layer)
-                layers.append(found)
-                if layer.name in pictured:
-                    pictures += [_picture(found, mask) for mask in masks]
-            except NanWeightError as error:
-                failed.append(Excluded(layer.name, layer.shape, str(error)))
-            if progress is not None:
-                done += layer.weights
-                progress(done / total, layer.name)
-    kept = Retention(
-        title=opened.title,
-        patterns=meter.patterns,
-        scores=meter.scoring.name,
-        sample=sample,
-        seed=seed,
-        layers=tuple(layers),
-        excluded=opened.excluded,
-        failed=tuple(failed),
-        notes=opened.notes,
-        seconds=time.perf_counter() - started,
-    )
+
+        def draw(layer: LayerRetention, masks: list[Mask]) -> None:
+            if layer.name in pictured:
+                pictures.extend(_picture(layer, mask) for mask in masks)
+
+        kept = measure_all(opened, meter, progress, draw)
     block = _block(meter.patterns)
     counted = _with_unstructured(meter.patterns)
     return Study(

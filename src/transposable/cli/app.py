@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from transposable._version import __version__
+from transposable.cli.show import safe
 from transposable.cli.signals import Interrupted, catching_signals
 from transposable.errors import (
     FileError,
@@ -158,7 +159,7 @@ def _fail(error: BaseException, debug: bool) -> NoReturn:
     if isinstance(error, click.ClickException):
         error.show()
     else:
-        click.echo(f"error: {message(error)}", err=True)
+        click.echo(f"error: {safe(message(error))}", err=True)
     sys.exit(exit_code(error))
 
 

@@ -15,9 +15,10 @@ def show_results(results: Results, console: Console) -> None:
     """Print layer table, comparison, verification and sentences."""
     console.print(
         f"{results.model}: {results.layer_count} Linear layers, "
-        f"{results.weights:,} weights, threads: {results.threads}\n",
+        f"{results.weights:,} weights, threads: {results.threads}",
         style="bold",
     )
+    console.print()
     console.print(_layers(results))
     console.print()
     console.print(_comparison(results))

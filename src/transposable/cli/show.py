@@ -23,6 +23,9 @@ def console(file: TextIO | None = None, width: int = _UNLIMITED) -> Console:
     from rich.console import Console
 
     class Plain(Console):
+        def print(self, *objects: Any, **options: Any) -> None:
+            super().print(*(safe(o) if isinstance(o, str) else o for o in objects), **options)
+
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError  # rich would exit with 1; exit codes are decided in one place
 
@@ -32,6 +35,20 @@ def console(file: TextIO | None = None, width: int = _UNLIMITED) -> Console:
 
     made = make(None)
     return made if made.is_terminal else make(width)
+
+
+def safe(text: str) -> str:
+    """The text with everything that is no visible character escaped, as repr does it.
+
+    Names come from files of strangers: a control sequence in one must not reach a terminal.
+
+    Example:
+        >>> safe("blocks.0\\x1b[2J.weight, 1.5 MB")
+        'blocks.0\\\\x1b[2J.weight, 1.5 MB'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def print_table(to: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -45,6 +62,7 @@ def print_table(to: Console, columns: Sequence[str], rows: Sequence[Sequence[str
     When the terminal is too narrow, names are folded at their dots; nothing is ever cut.
     """
     headers = [column.removeprefix(">") for column in columns]
+    rows = [[safe(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
     room = max(to.width - sum(widths[1:]) - 2 * (len(columns) - 1), 16)
     widths[0] = min(widths[0], room)
@@ -173,6 +191,7 @@ def progress(label: str, *, eta: bool = False) -> Iterator[Callable[[float, str]
     started = time.perf_counter()
 
     def name_text(share: float, name: str) -> str:
+        name = safe(name)
         if not eta or not 0 < share < 1:
             return name
         return f"{name}, {left_text((time.perf_counter() - started) * (1 - share) / share)} left"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _DTYPES = (torch.float32, torch.bfloat16)
 _DENSE = Choice(forward=False, input_gradient=False, weight_gradient=False)
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
+_MOST_KINDS = 1024
 
 
 class NMCpu(Backend):
@@ -134,42 +136,79 @@ class NMCpu(Backend):
         # A compiler would record the planner; its programs ask in the operators, when they run.
         if self.plan == "always" or torch.compiler.is_compiling():
             return True
-        if type(x) not in _PLAIN:
-            return True  # left to _suits
-        if not x.is_cpu:
+        # A plan has this; no isinstance, since that takes longer than all else here.
+        stays_dense: set[Hashable] | None = getattr(self.packed.decide, "stays_dense", None)
+        if stays_dense is None:
+            return self._asked(layer, x)[0]
+        kind = _kind(layer, x)
+        if kind in stays_dense:
             return False
+        pays, settled = self._asked(layer, x)
+        if settled and not pays:
+            if len(stays_dense) >= _MOST_KINDS:
+                stays_dense.clear()
+            stays_dense.add(kind)
+        return pays
+
+    def _asked(self, layer: SparseLayer, x: torch.Tensor) -> tuple[bool, bool]:
+        """Whether anything runs sparse, and whether a call of this kind is always answered so."""
+        if type(x) not in _PLAIN:
+            return True, False  # left to _suits
+        if not x.is_cpu:
+            return False, False
         autocast = torch.is_autocast_enabled("cpu")
         dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
-        choice = self._choice(layer, x, dtype)
+        choice, settled = self._choice(layer, x, dtype)
         if choice.forward or not torch.is_grad_enabled():
-            return choice.forward
-        return choice.input_gradient or (choice.weight_gradient and not layer.straight_through)
+            return choice.forward, settled
+        pays = choice.input_gradient or (choice.weight_gradient and not layer.straight_through)
+        return pays, settled
 
-    def _choice(self, layer: SparseLayer, x: torch.Tensor, dtype: torch.dtype) -> Choice:
-        """What the decision says; nothing is measured while something is traced, or for what runs
-        dense anyway.
+    def _choice(
+        self, layer: SparseLayer, x: torch.Tensor, dtype: torch.dtype
+    ) -> tuple[Choice, bool]:
+        """What the decision says, and whether it is one of the plan that is known now.
+
+        Nothing is measured while something is traced, or for what runs dense anyway.
         """
         decide = self.packed.decide
         if isinstance(layer, nn.Conv2d):
             if not _are_images(layer, x):
-                return _DENSE
+                return _DENSE, False
             window, more = window_of(layer)
             batch = x.shape[0] if x.dim() == 4 else 1
             height, width = x.shape[-2] + more[0], x.shape[-1] + more[1]
             if isinstance(decide, PlannedConv):
                 last = (x.dim() == 4 and is_channels_last(x)) or is_channels_last(layer.weight)
                 given = batch, height, width, last, dtype
-                choice = decide.known(*given)
-                if choice is None:
-                    choice = decide.of_images(*given) if _suits(layer, x) else _DENSE
-                return choice
+                if decide.known(*given) is None and _suits(layer, x):
+                    decide.of_images(*given)
+                known = decide.known(*given)
+                return known or _DENSE, known is not None
             down, across = window.output(height, width)
-            return decide(batch * down * across, dtype) if _suits(layer, x) else _DENSE
-        tokens = x.shape[:-1].numel()
-        choice = decide.known(tokens, dtype) if isinstance(decide, Planned) else None
-        if choice is None:
-            choice = decide(tokens, dtype) if _suits(layer, x) else _DENSE
-        return choice
+            tokens = batch * down * across
+        else:
+            tokens = x.shape[:-1].numel()
+        if isinstance(decide, Planned):
+            if decide.known(tokens, dtype) is None and _suits(layer, x):
+                decide(tokens, dtype)
+            known = decide.known(tokens, dtype)
+            return known or _DENSE, known is not None
+        return (decide(tokens, dtype) if _suits(layer, x) else _DENSE), False
+
+
+def _kind(layer: SparseLayer, x: torch.Tensor) -> Hashable:
+    """All that an answer of the plan depends on, by what is quick to ask."""
+    autocast = torch.is_autocast_enabled("cpu")
+    return (
+        x.shape,
+        x.stride() if x.dim() == 4 and x.layout == torch.strided else None,
+        torch.get_autocast_dtype("cpu") if autocast else x.dtype,
+        layer.straight_through or not torch.is_grad_enabled(),
+        torch.is_grad_enabled(),
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+    )
 
 
 def default_backend(layer: SparseLayer) -> Backend:

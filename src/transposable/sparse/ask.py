@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -219,18 +219,23 @@ class Planned:
         rows, cols: out and in of the layer.
         pattern: of its mask.
 
+    Attributes:
+        stays_dense: kinds of calls that run dense throughout, for whoever asks at every call to
+            look up before it computes a question. Copies have none, for they may be elsewhere.
+
     Example:
         >>> decide = Planned(64, 64, Pattern.parse("2:4T"))
         >>> decide(4096, torch.float32)
         Choice(forward=False, input_gradient=False, weight_gradient=False)
     """
 
-    __slots__ = ("_known", "cols", "pattern", "rows")
+    __slots__ = ("_known", "cols", "pattern", "rows", "stays_dense")
 
     def __init__(self, rows: int, cols: int, pattern: Pattern) -> None:
         self.rows, self.cols, self.pattern = rows, cols, pattern
         # Answers of the planner, found without building and hashing a question.
         self._known: dict[tuple[int, torch.dtype, int, bool], Choice] = {}
+        self.stays_dense: set[Hashable] = set()
 
     def known(self, tokens: int, dtype: torch.dtype) -> Choice | None:
         """The answer if it was given before; measures nothing, whatever is going on."""

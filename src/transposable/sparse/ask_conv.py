@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -107,6 +107,9 @@ class PlannedConv(DecidesConvolutions):
         window: of its kernel.
         pattern: of its mask.
 
+    Attributes:
+        stays_dense: as of ``Planned``.
+
     Example:
         >>> window = Window((1, 1), (1, 1), (0, 0), (1, 1))
         >>> decide = PlannedConv(64, 64, window, Pattern.parse("2:4T"))
@@ -114,12 +117,13 @@ class PlannedConv(DecidesConvolutions):
         Choice(forward=False, input_gradient=False, weight_gradient=False)
     """
 
-    __slots__ = ("_known", "into", "out", "pattern", "window")
+    __slots__ = ("_known", "into", "out", "pattern", "stays_dense", "window")
 
     def __init__(self, out: int, into: int, window: Window, pattern: Pattern) -> None:
         self.out, self.into, self.window, self.pattern = out, into, window, pattern
         # Answers of the planner, found without building and hashing a question.
         self._known: dict[tuple[Any, ...], Choice] = {}
+        self.stays_dense: set[Hashable] = set()
 
     def known(
         self, batch: int, height: int, width: int, channels_last: bool, dtype: torch.dtype

@@ -142,6 +142,7 @@ def retention_by_layer(found: Retention) -> Drawing:
         )
     axes.set_xlabel("layer, in the model's order" + (f" (medians of {width})" if width > 1 else ""))
     axes.set_ylabel("kept, % of unstructured")
+    axes.grid(True, axis="y", color=GRID, lw=0.7)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if count == 1:
         axes.set_xlim(0.5, 1.5)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette without its yellow, which is too light for white paper; markers and line
 # styles say the same once more.
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#333333")
-LINES: Final = ("-", "--", "-.", ":")
+LINES: Final[tuple[Any, ...]] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
 _MARKERS: Final = {"row": "o", "transposable": "D", "sequential": "s", "unstructured": "^"}
 INK: Final = "#222222"
 GRID: Final = "#DDDDDD"
@@ -70,15 +70,19 @@ def new_axes(*, width: float = WIDTH, height: float, bare: bool = False) -> tupl
     return figure, axes
 
 
-def style_of(patterns: Sequence[Pattern], pattern: Pattern) -> dict[str, str]:
-    """The same pattern looks the same in every plot of a report."""
+def style_of(patterns: Sequence[Pattern], pattern: Pattern) -> dict[str, Any]:
+    """The same pattern looks the same in every plot of a report, and unlike any other.
+
+    The first six differ in their lines alone, and each of the first 36 in colour or line.
+    """
     if pattern.structure == "unstructured":
         return {"color": COLOURS[-1], "ls": ":", "marker": _MARKERS["unstructured"]}
     others = [p for p in patterns if p.structure != "unstructured"]
     place = others.index(pattern)
+    again = place // len(LINES)  # the same colours once more, with other lines
     return {
         "color": COLOURS[place % (len(COLOURS) - 1)],
-        "ls": LINES[place // (len(COLOURS) - 1) % len(LINES)],
+        "ls": LINES[(place + again) % len(LINES)],
         "marker": _MARKERS[pattern.structure],
     }
 
