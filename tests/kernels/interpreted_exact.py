@@ -1,0 +1,54 @@
+"""The exact kernels by Triton's interpreter; run by test_interpreted.py in a process of its own."""
+
+from __future__ import annotations
+
+import interpreted  # noqa: F401, I001  # first: it decides how kernels are defined
+import pytest
+
+import checks
+
+from benchmarks.families import HOSTILE
+from score_families import FAMILIES
+
+
+NAMES = list(FAMILIES)
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (3, 4), (4, 8), (3, 8)], ids=str)
+def test_every_family(n: int, m: int) -> None:
+    checks.every_family("cpu", NAMES, n, m, 2)
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_every_family_in_tiles_of_16(half: int) -> None:
+    checks.every_family("cpu", NAMES[half::2], 8, 16, 1)
+
+
+def test_tiles_of_32() -> None:
+    checks.every_family("cpu", ["gaussian", "ties", "infinities"], 16, 32, 1)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "ties", "infinities"])
+def test_ragged(name: str) -> None:
+    checks.ragged("cpu", name, 2, 4)
+    checks.ragged("cpu", name, 5, 8)
+
+
+def test_dtypes() -> None:
+    checks.dtypes("cpu", 4, 8)
+
+
+def test_strides() -> None:
+    checks.strides("cpu", 2, 4)
+
+
+def test_nans() -> None:
+    checks.nans("cpu", 2, 4)
+
+
+def test_empty() -> None:
+    checks.empty("cpu")
+
+
+def test_families_are_those_of_the_cpu_tests() -> None:
+    assert set(HOSTILE) <= set(NAMES)
