@@ -23,7 +23,7 @@ class Problem:
             N per line, as if it were padded with scores of zero that are free to be kept or not.
         magnitude: a_ij is |matrices_ij| when true, matrices_ij itself when false.
         threads: threads that native code may use.
-        out: bool [batch, rows, cols], any strides: where a solver on a GPU leaves its mask.
+        out: bool [batch, rows, cols], any strides: where a solver on a GPU puts its mask.
     """
 
     matrices: torch.Tensor

@@ -14,24 +14,22 @@ from score_families import FAMILIES
 NAMES = list(FAMILIES)
 
 
-@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (3, 4), (4, 8), (3, 8)], ids=str)
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (3, 8)], ids=str)
 def test_every_family(n: int, m: int) -> None:
     checks.every_family("cpu", NAMES, n, m, 2)
 
 
-@pytest.mark.parametrize("half", [0, 1])
-def test_every_family_in_tiles_of_16(half: int) -> None:
-    checks.every_family("cpu", NAMES[half::2], 8, 16, 1)
+def test_families_in_tiles_of_16() -> None:
+    checks.every_family("cpu", ["gaussian", "ties", "row offsets", "infinities"], 8, 16, 1)
 
 
 def test_tiles_of_32() -> None:
-    checks.every_family("cpu", ["gaussian", "ties", "infinities"], 16, 32, 1)
+    checks.every_family("cpu", ["gaussian"], 16, 32, 1)
 
 
-@pytest.mark.parametrize("name", ["gaussian", "ties", "infinities"])
-def test_ragged(name: str) -> None:
-    checks.ragged("cpu", name, 2, 4)
-    checks.ragged("cpu", name, 5, 8)
+@pytest.mark.parametrize(("name", "n", "m"), [("ties", 2, 4), ("gaussian", 5, 8)], ids=str)
+def test_ragged(name: str, n: int, m: int) -> None:
+    checks.ragged("cpu", name, n, m)
 
 
 def test_dtypes() -> None:
