@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import interpreted  # noqa: F401, I001  # first: it decides how kernels are defined
+import interpreted  # noqa: F401  # first: it decides how kernels are defined
 import pytest
 
 import checks

@@ -126,3 +126,20 @@ def unit(top, spare):
     """2^(top - 150 - spare) as float64, from its bits."""
     exponent = (top - 150 - spare + 1023).to(tl.int64)
     return (exponent << 52).to(tl.float64, bitcast=True)
+
+
+@triton.jit
+def ordered(bits, MAGNITUDE: tl.constexpr):
+    """Integers in the order of the scores; both zeros are 0."""
+    size = bits & 0x7FFFFFFF
+    if MAGNITUDE:
+        keys = size
+    else:
+        keys = tl.where(bits < 0, -size, size)
+    return keys
+
+
+@triton.jit
+def is_nan(bits):
+    """Where a score is NaN."""
+    return (bits & 0x7FFFFFFF) > INFINITY
