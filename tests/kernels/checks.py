@@ -39,16 +39,17 @@ def prove(
     kept, prices, counters = solve(matrices, n, m, magnitude=magnitude)
     certificate = certify(scores, Mask(kept, pattern, layout="stacked"), prices)
     assert certificate.optimal, (what, certificate)
-    twin, twin_prices, _ = solve(matrices, n, m, magnitude=magnitude, by=naive)
-    best = certify(scores, Mask(twin, pattern, layout="stacked"), twin_prices)
+    twin, twin_prices, _ = solve(matrices.cpu(), n, m, magnitude=magnitude, by=naive)
+    best = certify(scores.cpu(), Mask(twin, pattern, layout="stacked"), twin_prices)
     assert best.optimal, (what, best)
     if not scores.isinf().any():
-        size = float(torch.where(twin, scores.double().abs(), 0).sum())
+        size = float(torch.where(twin, scores.cpu().double().abs(), 0).sum())
         assert abs(certificate.objective - best.objective) <= 1e-6 * size + 1e-320, what
 
     arguments = (matrices, kept, n, m, magnitude, prices.rows, prices.cols)
     value, worst = (float(x) for x in dual_bound(*arguments))
-    plain_value, plain_worst = (float(x) for x in naive_bound(*arguments))
+    on_cpu = (x.cpu() if isinstance(x, torch.Tensor) else x for x in arguments)
+    plain_value, plain_worst = (float(x) for x in naive_bound(*on_cpu))
     assert value == plain_value or math.isclose(value, plain_value, rel_tol=1e-12), what
     assert math.isclose(worst, plain_worst, rel_tol=1e-6, abs_tol=1e-12), (what, worst, plain_worst)
     assert worst <= 1e-6, (what, worst)

@@ -31,7 +31,7 @@ exact.SCHEDULES.update(
     | {m: exact.Schedule(2, 6, (16, 1), (16, 1), (16, 1)) for m in (16, 32)}
 )
 for kernel in (bound, row_wise, walk):
-    kernel.SCHEDULES.update({m: (64, 1) for m in support.SIDES})
+    kernel.SCHEDULES.update(dict.fromkeys(support.SIDES, (64, 1)))
 
 # From here on tensors on the CPU take the way of those on a GPU.
 support.elsewhere = lambda matrices: True

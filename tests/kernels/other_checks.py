@@ -23,10 +23,10 @@ Fill = Callable[..., torch.Tensor]
 
 def _same(fill: Fill, naive: Fill, scores: torch.Tensor, n: int, m: int, what: str) -> None:
     for magnitude in (True, False):
-        kept, wanted = (torch.ones_like(scores, dtype=torch.bool) for _ in range(2))
+        kept, wanted = (torch.ones_like(x, dtype=torch.bool) for x in (scores, scores.cpu()))
         nans = fill(scores, kept, n, m, magnitude)
-        assert int(nans) == int(naive(scores, wanted, n, m, magnitude)), what
-        assert torch.equal(kept, wanted), (what, magnitude)
+        assert int(nans) == int(naive(scores.cpu(), wanted, n, m, magnitude)), what
+        assert torch.equal(kept.cpu(), wanted), (what, magnitude)
 
 
 def against_twins(device: str, n: int, m: int) -> None:
@@ -55,10 +55,10 @@ def public_functions(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     weight = make_scores("gaussian", 24, 21, 1)
     there = weight.to(device)
     cases = (
-        (Exact(), "4:8T"),
-        (TwoApprox(), "4:8T"),
-        (Greedy(repair=False, sweeps=0), "4:8T"),
-        (RowWise(), "4:8"),
+        (Exact(), "2:4T"),
+        (TwoApprox(), "2:4T"),
+        (Greedy(repair=False, sweeps=0), "2:4T"),
+        (RowWise(), "2:4"),
     )
     with monkeypatch.context() as patch:
         patch.setattr("transposable.kernels.support.elsewhere", lambda matrices: False)
@@ -74,35 +74,35 @@ def public_functions(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert solution.status.ok
         assert solution.bound == pytest.approx(bound)
         assert solution.stats["ran_on"] == str(there.device)
-    solution = transposable.solve(there.abs(), "4:8T")
+    solution = transposable.solve(there.abs(), "2:4T")
     assert transposable.certify(there.abs(), solution.mask, solution.potentials).optimal
     there = there.clone()
     there[3, 5] = math.nan
     with pytest.raises(ScoresError, match=r"index \(3, 5\).*NaN"):
-        transposable.find_mask(there, "4:8T")
+        transposable.find_mask(there, "2:4T")
 
 
 def filled_in_place(device: str) -> None:
     """fill_mask: any strides and layouts of the mask, NaN counted."""
     weight = make_scores("gaussian", 16, 24, 2).to(device)
-    wanted = transposable.find_mask(weight, "4:8T").tensor
+    wanted = transposable.find_mask(weight, "2:4T").tensor
     for out in (torch.ones_like(wanted), torch.ones_like(wanted.T).T):
-        assert int(transposable.fill_mask(out, weight, "4:8T")) == 0
+        assert int(transposable.fill_mask(out, weight, "2:4T")) == 0
         assert torch.equal(out, wanted)
     images = make_scores("gaussian", 16, 8 * 9, 3).reshape(16, 8, 3, 3).to(device)
     for memory in (torch.contiguous_format, torch.channels_last):
         out = torch.empty_like(images, dtype=torch.bool, memory_format=memory)
-        transposable.fill_mask(out, images, "4:8T", layout="conv")
-        assert torch.equal(out, transposable.find_mask(images, "4:8T", layout="conv").tensor)
+        transposable.fill_mask(out, images, "2:4T", layout="conv")
+        assert torch.equal(out, transposable.find_mask(images, "2:4T", layout="conv").tensor)
     weight[0, 0] = math.nan
-    assert int(transposable.fill_mask(wanted, weight, "4:8T")) == 1
-    assert not wanted[:8, :8].any()
+    assert int(transposable.fill_mask(wanted, weight, "2:4T")) == 1
+    assert not wanted[:4, :4].any()
 
 
 def refreshed(device: str) -> None:
     """A refresh of layers where they are: what it reports, and that a NaN stops all of it."""
     torch.manual_seed(0)
-    model = nn.Sequential(*(SparseLinear(16, 16, pattern="4:8T") for _ in range(2))).to(device)
+    model = nn.Sequential(*(SparseLinear(16, 16, pattern="2:4T") for _ in range(2))).to(device)
     with torch.no_grad():
         for layer in model:
             layer.weight.copy_(torch.randn(16, 16))

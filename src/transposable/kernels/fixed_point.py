@@ -132,11 +132,7 @@ def unit(top, spare):
 def ordered(bits, MAGNITUDE: tl.constexpr):
     """Integers in the order of the scores; both zeros are 0."""
     size = bits & 0x7FFFFFFF
-    if MAGNITUDE:
-        keys = size
-    else:
-        keys = tl.where(bits < 0, -size, size)
-    return keys
+    return size if MAGNITUDE else tl.where(bits < 0, -size, size)
 
 
 @triton.jit

@@ -91,6 +91,19 @@ def bits_of(matrices: torch.Tensor) -> tuple[torch.Tensor, str]:
     return matrices.view(integers), kind
 
 
+def strides_of(matrices: torch.Tensor) -> tuple[int, int, int]:
+    """Strides of [batch, rows, cols]; 0 where there is no second matrix.
+
+    A launch is compiled for strides that 16 divides, or not: 0 is, and the loads become vectors.
+
+    Example:
+        >>> strides_of(torch.empty(1, 3, 5))
+        (0, 5, 1)
+    """
+    batch, row, col = matrices.stride()
+    return (batch if len(matrices) > 1 else 0), row, col
+
+
 def bytes_of(kept: torch.Tensor) -> torch.Tensor:
     """A bool mask as int8, sharing memory."""
     return kept.view(torch.int8)

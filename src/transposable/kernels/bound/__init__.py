@@ -6,7 +6,7 @@ from typing import Final
 
 import torch
 
-from transposable.kernels.support import Tiles, bytes_of, current
+from transposable.kernels.support import Tiles, bytes_of, current, strides_of
 
 SCHEDULES: Final = {4: (128, 4), 8: (32, 4), 16: (8, 4), 32: (2, 4)}
 """Tiles of a program, and its warps, by tile side: 16 scores a thread."""
@@ -47,7 +47,7 @@ def dual_bound(
         with current(matrices.device):
             device.bound[(-(-tiles.count // per_program),)](
                 matrices, bytes_of(kept), u, v, value, gaps, *tiles.sizes,
-                *matrices.stride(), *kept.stride(), n,
+                *strides_of(matrices), *strides_of(kept), n,
                 M=m, T=per_program, MAGNITUDE=magnitude, num_warps=warps,
             )  # fmt: skip
     return value.sum(), gaps.nan_to_num(nan=torch.inf, posinf=torch.inf).amax()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-SIZES = ("count", "rows", "cols", "down", "across", "batch_stride", "kept_batch", "n")
+SIZES = ("count", "rows", "cols", "down", "across", "n")
 
 
 @triton.jit(do_not_specialize=SIZES)

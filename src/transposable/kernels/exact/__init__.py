@@ -7,7 +7,7 @@ from typing import Final
 
 import torch
 
-from transposable.kernels.support import Tiles, bits_of, bytes_of, current, processors
+from transposable.kernels.support import Tiles, bits_of, bytes_of, current, processors, strides_of
 
 NANS: Final = 2
 """Which counter has the tiles with a NaN; before it: tiles left by the wave, and 50-bit tiles."""
@@ -83,7 +83,7 @@ def fill(
     prices = u is not None and v is not None
     # A pointer is needed even where none is written.
     u_at, v_at = (u, v) if prices else (warm, warm)
-    shared = (*tiles.sizes, *raw.stride(), *kept.stride(), n)
+    shared = (*tiles.sizes, *strides_of(raw), *strides_of(kept), n)
     common = {"M": m, "KIND": kind, "MAGNITUDE": magnitude, "PRICES": prices}
     kept = bytes_of(kept)
 

@@ -32,8 +32,8 @@ FAR_NARROW = tl.constexpr(2**31 - 1)
 FAR_WIDE = tl.constexpr(2**62)
 NOWHERE = tl.constexpr(1 << 20)
 
-SIZES = ("count", "rows", "cols", "down", "across", "batch_stride", "kept_batch", "n")
-"""Arguments of which one compiled kernel serves all values; strides of rows decide on vectors."""
+SIZES = ("count", "rows", "cols", "down", "across", "n")
+"""Arguments of which one compiled kernel serves all values; strides decide on vector loads."""
 
 TODO = tl.constexpr(0)
 WIDE_TODO = tl.constexpr(1)

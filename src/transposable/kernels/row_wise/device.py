@@ -7,7 +7,7 @@ import triton.language as tl
 
 from transposable.kernels.fixed_point import float_bits, is_nan, ordered
 
-SIZES = ("count", "rows", "cols", "groups", "batch_stride", "kept_batch", "n")
+SIZES = ("count", "rows", "cols", "groups", "n")
 
 
 @triton.jit(do_not_specialize=SIZES)

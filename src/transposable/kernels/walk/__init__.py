@@ -6,7 +6,7 @@ from typing import Final
 
 import torch
 
-from transposable.kernels.support import Tiles, bits_of, bytes_of, current
+from transposable.kernels.support import Tiles, bits_of, bytes_of, current, strides_of
 
 SCHEDULES: Final = {4: (128, 4), 8: (32, 4), 16: (8, 4), 32: (2, 4)}
 """Tiles of a program, and its warps, by tile side: 16 scores a thread."""
@@ -41,7 +41,7 @@ def fill(
     per_program, warps = SCHEDULES[m]
     with current(raw.device):
         device.walk[(-(-tiles.count // per_program),)](
-            raw, bytes_of(kept), nans, *tiles.sizes, *raw.stride(), *kept.stride(), n,
+            raw, bytes_of(kept), nans, *tiles.sizes, *strides_of(raw), *strides_of(kept), n,
             M=m, T=per_program, KIND=kind, MAGNITUDE=magnitude, PRUNE=prune, num_warps=warps,
         )  # fmt: skip
     return nans

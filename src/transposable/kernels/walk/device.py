@@ -1,9 +1,9 @@
 """Masks by a walk over the sorted scores, on a GPU, without sorting.
 
-Whether an entry is taken depends on what its row and its column hold by then, and so on the entries
-of these two that come before it. An entry that comes first in its row and in its column, among those
-still open, can be decided at once: a round decides all of them, in no more rounds than the longest
-chain of such dependencies. See ``naive.py`` for the walk itself.
+Whether an entry is taken depends on what its row and its column hold by then, and so on the
+entries of these two that come before it. An entry that comes first in its row and in its column,
+among those still open, can be decided at once: a round decides all of them, in no more rounds than
+the longest chain of such dependencies. See ``naive.py`` for the walk itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from transposable.kernels.fixed_point import (
     place,
 )
 
-SIZES = ("count", "rows", "cols", "down", "across", "batch_stride", "kept_batch", "n")
+SIZES = ("count", "rows", "cols", "down", "across", "n")
 LAST = tl.constexpr(-(2**62))
 
 
