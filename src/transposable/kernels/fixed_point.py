@@ -18,11 +18,14 @@ INFINITY = tl.constexpr(0x7F800000)
 @triton.jit
 def float_bits(raw, KIND: tl.constexpr):
     """The bits of the float32 that a score is, int32; raw holds the bits as stored."""
+    # One return: what follows a return is compiled, too.
     if KIND == "float32":
-        return raw
-    if KIND == "bfloat16":
-        return raw.to(tl.int32) << 16
-    return raw.to(tl.float16, bitcast=True).to(tl.float32).to(tl.int32, bitcast=True)
+        bits = raw
+    elif KIND == "bfloat16":
+        bits = raw.to(tl.int32) << 16
+    else:
+        bits = raw.to(tl.float16, bitcast=True).to(tl.float32).to(tl.int32, bitcast=True)
+    return bits
 
 
 @triton.jit
@@ -69,11 +72,9 @@ def inside(height, width, M: tl.constexpr):
 
 
 @triton.jit
-def over_tile(values, OP: tl.constexpr):
-    """max or sum of [T, M, M] over a tile, [T]."""
-    if OP == "max":
-        return tl.max(tl.max(values, 2), 1)
-    return tl.sum(tl.sum(values, 2), 1)
+def most(values):
+    """The largest of a tile: [T, M, M] to [T]."""
+    return tl.max(tl.max(values, 2), 1)
 
 
 @triton.jit
@@ -90,11 +91,11 @@ def quantise(bits, MAGNITUDE: tl.constexpr, WIDE: tl.constexpr):
         q, top [T], whether any score lost bits [T], has an infinity [T], has a NaN [T].
     """
     size = bits & 0x7FFFFFFF
-    nan = over_tile((size > INFINITY).to(tl.int32), "max") > 0
+    nan = most((size > INFINITY).to(tl.int32)) > 0
     endless = size == INFINITY
-    infinite = over_tile(endless.to(tl.int32), "max") > 0
+    infinite = most(endless.to(tl.int32)) > 0
     finite = tl.where(size >= INFINITY, 0, size)
-    largest = over_tile(finite, "max")
+    largest = most(finite)
     largest = tl.where(largest == 0, 0x3F800000, largest)  # 1.0
     top = tl.maximum(largest >> 23, 1)
     exponent = finite >> 23
@@ -107,8 +108,8 @@ def quantise(bits, MAGNITUDE: tl.constexpr, WIDE: tl.constexpr):
         half = (tl.full(shift.shape, 1, tl.int64) << shift) >> 1
         q = (up + half) >> shift
         lost = ((q << shift) != up).to(tl.int32)
-        most = (largest & 0x7FFFFF) | tl.where(largest >> 23 > 0, 0x800000, 0)
-        stand_in = most.to(tl.int64) << 26
+        greatest = (largest & 0x7FFFFF) | tl.where(largest >> 23 > 0, 0x800000, 0)
+        stand_in = greatest.to(tl.int64) << 26
         q = tl.where(endless, stand_in[:, None, None], q)
     else:
         up = mantissa << 2
@@ -118,7 +119,7 @@ def quantise(bits, MAGNITUDE: tl.constexpr, WIDE: tl.constexpr):
         lost = ((q << shift) != up).to(tl.int32)
     if not MAGNITUDE:
         q = tl.where(bits < 0, -q, q)
-    return q, top, over_tile(lost, "max") > 0, infinite, nan
+    return q, top, most(lost) > 0, infinite, nan
 
 
 @triton.jit

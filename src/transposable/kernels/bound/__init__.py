@@ -8,8 +8,8 @@ import torch
 
 from transposable.kernels.support import Tiles, bytes_of, current, strides_of
 
-SCHEDULES: Final = {4: (128, 4), 8: (32, 4), 16: (8, 4), 32: (2, 4)}
-"""Tiles of a program, and its warps, by tile side: 16 scores a thread."""
+SCHEDULES: Final = {4: (64, 4), 8: (16, 4), 16: (4, 4), 32: (1, 4)}
+"""Tiles of a program, and its warps, by tile side: 8 scores a thread."""
 
 
 def dual_bound(

@@ -20,7 +20,7 @@ class Schedule:
     Attributes:
         rounds: rounds of the wave, each of rows and columns.
         steps: bisections of a half round.
-        wave, narrow, wide: tiles of a program and its warps; about 32, 16 and 16 scores a thread.
+        wave, narrow, wide: tiles of a program and its warps; no more than registers can hold.
     """
 
     rounds: int
@@ -31,10 +31,10 @@ class Schedule:
 
 
 SCHEDULES: Final = {
-    4: Schedule(4, 6, (256, 4), (16, 1), (32, 1)),
-    8: Schedule(5, 8, (64, 4), (8, 1), (8, 1)),
-    16: Schedule(7, 9, (16, 4), (2, 1), (2, 1)),
-    32: Schedule(9, 10, (4, 4), (1, 4), (1, 4)),
+    4: Schedule(4, 6, (128, 4), (16, 1), (8, 1)),
+    8: Schedule(5, 8, (64, 4), (4, 1), (4, 1)),
+    16: Schedule(7, 9, (16, 4), (2, 1), (1, 1)),
+    32: Schedule(9, 10, (4, 4), (1, 2), (1, 4)),
 }
 
 PROGRAMS: Final = 16

@@ -19,7 +19,7 @@ from transposable.kernels.fixed_point import (
     block_offsets,
     float_bits,
     inside,
-    over_tile,
+    most,
     place,
     quantise,
     unit,
@@ -55,8 +55,8 @@ def middle(x, n, STEPS: tl.constexpr, AXIS: tl.constexpr):
         low = tl.where(count >= n, half, low)
         high = tl.where(count <= n, half, high)
     least = tl.min(tl.where(x >= tl.expand_dims(low, AXIS), x, 1 << 30), AXIS)
-    most = tl.max(tl.where(x < tl.expand_dims(high, AXIS), x, -(1 << 30)), AXIS)
-    return (least + most + 1) >> 1
+    below = tl.max(tl.where(x < tl.expand_dims(high, AXIS), x, -(1 << 30)), AXIS)
+    return (least + below + 1) >> 1
 
 
 @triton.jit
@@ -257,7 +257,7 @@ def push(q, v, kept, held, n, full, real, FAR: tl.constexpr, CROPPED: tl.constex
             known = has & (found < before[:, None])[:, None, :]
             known = known & ((kept & into) == 0)[:, :, None]
             tight = known & (distance[:, None, :] + x == (there + length[:, None])[:, :, None])
-            code = -over_tile(-tl.where(tight, number, NOWHERE), "max")
+            code = -most(-tl.where(tight, number, NOWHERE))
             # A tile whose path has ended finds nothing: no round is below 0.
             moving = code < NOWHERE
             from_ = line == (code % M)[:, None]
@@ -355,6 +355,6 @@ def paths(
                 tl.atomic_add(counters_ptr + NANS, flagged)
         else:
             # Rounding costs at most half a unit for each entry, and may cost 5e-7 of what is kept.
-            weight = over_tile(tl.where(has, tl.abs(q) >> 6, 0), "sum")
+            weight = tl.sum(tl.sum(tl.where(has, tl.abs(q) >> 6, 0), 2), 1)
             coarse = lost & (weight < 15625 * M * M)
             append(wide_ptr, counters_ptr + WIDE_TODO, tile, valid & coarse)

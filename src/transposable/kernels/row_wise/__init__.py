@@ -8,7 +8,7 @@ import torch
 
 from transposable.kernels.support import bits_of, bytes_of, current, strides_of
 
-SCHEDULES: Final = {4: (256, 4), 8: (64, 4), 16: (32, 4), 32: (8, 4)}
+SCHEDULES: Final = {4: (128, 4), 8: (32, 4), 16: (16, 4), 32: (4, 4)}
 """Groups of a program, and its warps, by group length."""
 
 
@@ -39,7 +39,8 @@ def fill(
     per_program, warps = SCHEDULES[m]
     with current(raw.device):
         device.row_wise[(-(-count // per_program),)](
-            raw, bytes_of(kept), nans, count, rows, cols, groups, *strides_of(raw), *strides_of(kept), n,
+            raw, bytes_of(kept), nans, count, rows, cols, groups,
+            *strides_of(raw), *strides_of(kept), n,
             M=m, T=per_program, KIND=kind, MAGNITUDE=magnitude, num_warps=warps,
         )  # fmt: skip
     return nans

@@ -16,8 +16,8 @@ from transposable.kernels.fixed_point import (
     float_bits,
     inside,
     is_nan,
+    most,
     ordered,
-    over_tile,
     place,
 )
 
@@ -55,7 +55,7 @@ def walk(
     full = ((height == M) & (width == M))[:, None, None]
     offsets = block_offsets(batch, top, left, batch_stride, row_stride, col_stride, M)
     bits = float_bits(tl.load(scores_ptr + offsets, mask=real, other=0), KIND)
-    nan = over_tile(is_nan(bits).to(tl.int32), "max") > 0
+    nan = most(is_nan(bits).to(tl.int32)) > 0
     score = ordered(bits, MAGNITUDE)
     line = tl.arange(0, M)
     index = line[None, :, None] * M + line[None, None, :]
@@ -75,7 +75,7 @@ def walk(
     going = going & ~nan[:, None, None]
     open_ = going.to(tl.int32)
     taken = tl.zeros((T, M, M), tl.int32)
-    while tl.max(over_tile(open_, "max"), 0) > 0:
+    while tl.max(most(open_), 0) > 0:
         here = tl.where(open_ > 0, key, LAST)
         first = (here == tl.max(here, 2)[:, :, None]) & (here == tl.max(here, 1)[:, None, :])
         first = first & (open_ > 0)
