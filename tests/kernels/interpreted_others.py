@@ -8,7 +8,7 @@ import pytest
 import other_checks
 
 
-@pytest.mark.parametrize(("n", "m"), [(2, 4), (3, 8), (8, 16)], ids=str)
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (3, 8)], ids=str)
 def test_against_twins(n: int, m: int) -> None:
     other_checks.against_twins("cpu", n, m)
 

@@ -21,7 +21,7 @@ from transposable.kernels.row_wise import device as row_wise_device
 from transposable.kernels.walk import device as walk_device
 
 Case = tuple[str, Any, int, dict[str, Any]]
-CHOICE = ("wave-8-sm_90", "narrow-8-sm_90", "wide-8-sm_80", "walk-8-sm_80", "bound-8-sm_90")
+CHOICE = ("wave-8-sm_90", "narrow-8-sm_90", "wide-8-sm_80", "walk-8-sm_80", "row_wise-8-sm_90")
 
 
 def _cases(m: int, kind: str, *, magnitude: bool, prices: bool) -> list[Case]:
@@ -70,4 +70,5 @@ def own_cache_of_triton(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_registers(kernel: Any, capability: int, warps: int, constants: dict[str, Any]) -> None:
     needs = resources(kernel, capability, warps, **constants)
     assert needs.spilled == 0
-    assert needs.registers <= 255
+    # 255 is what there is; a kernel that needs it all is about to spill.
+    assert needs.registers <= 250
