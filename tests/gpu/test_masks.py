@@ -16,12 +16,6 @@ from transposable import certify, fill_mask, find_mask, solve
 SMALL = [(2, 4), (1, 4), (3, 4), (4, 8), (3, 8), (8, 16), (15, 16), (16, 32)]
 
 
-@pytest.fixture(autouse=True)
-def undisturbed() -> None:
-    """Poisoned memory is asked for by the suite; filling it is deterministic on a GPU, too."""
-    torch.cuda.synchronize()
-
-
 @pytest.mark.parametrize(("n", "m"), SMALL, ids=str)
 def test_every_family(n: int, m: int) -> None:
     checks.every_family("cuda", list(FAMILIES), n, m, 8)
@@ -56,7 +50,7 @@ def test_large(pattern: str, dtype: torch.dtype) -> None:
     scores = weight.abs()
     solution = solve(scores.cuda(), pattern)
     assert certify(scores, solution.mask, solution.potentials).optimal
-    assert solution.objective == pytest.approx(solve(scores, pattern).objective, rel=1e-9)
+    assert solution.objective == pytest.approx(solve(scores, pattern).objective, rel=1e-6)
     assert find_mask(weight.cuda(), pattern) == solution.mask
 
 
