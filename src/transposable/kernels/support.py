@@ -40,6 +40,8 @@ def why_not(matrices: torch.Tensor, m: int) -> str | None:
     """
     if matrices.device.type != "cuda":
         return f"the tensor is on {matrices.device}, and the kernels are for CUDA"
+    if torch.version.hip is not None:
+        return "the kernels are for NVIDIA GPUs"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if _capability(matrices.device) < OLDEST:
