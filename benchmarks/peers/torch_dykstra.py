@@ -10,6 +10,7 @@ from benchmarks.peers.base import Peer
 from benchmarks.peers.torch_greedy import greedy
 
 CHUNK_ENTRIES = 1 << 16
+GPU_CHUNK_ENTRIES = 1 << 24
 ITERATIONS = 300
 SHARPNESS = 100.0
 SWAPS = 10
@@ -28,7 +29,8 @@ class TorchDykstra(Peer):
     sample = MappingProxyType({4: 16384, 8: 4096, 16: 1024, 32: 256})
 
     def run(self, scores: torch.Tensor, n: int, m: int) -> torch.Tensor:
-        chunks = torch.split(scores, max(1, CHUNK_ENTRIES // (m * m)))
+        entries = CHUNK_ENTRIES if scores.is_cpu else GPU_CHUNK_ENTRIES
+        chunks = torch.split(scores, max(1, entries // (m * m)))
         return torch.cat([_refill(chunk, greedy(_plan(chunk, n), n), n) for chunk in chunks])
 
 
@@ -59,7 +61,7 @@ def _refill(tiles: torch.Tensor, kept: torch.Tensor, n: int) -> torch.Tensor:
         if not len(short):
             break
         a, s = tiles[short], kept[short]
-        every = torch.arange(len(short))
+        every = torch.arange(len(short), device=tiles.device)
         row = (s.sum(2) < n).int().argmax(1)
         col = (s.sum(1) < n).int().argmax(1)
         # gain[a, b] = score(a, col) + score(row, b) - score(a, b) for kept (a, b), free ends.

@@ -31,13 +31,13 @@ def greedy(tiles: torch.Tensor, n: int) -> torch.Tensor:
     """Greedy masks of tiles [count, m, m]: at most n kept in every row and column."""
     count, m, _ = tiles.shape
     order = tiles.reshape(count, m * m).argsort(1, descending=True).t().contiguous()
-    base = torch.arange(count) * m
+    base = torch.arange(count, device=tiles.device) * m
     # One counter per line of every tile, flat, so that a step is a gather and a scatter.
     row_at = order.div(m, rounding_mode="floor").add_(base)
     col_at = order.remainder(m).add_(base)
-    rows = torch.zeros(count * m, dtype=torch.int32)
+    rows = torch.zeros(count * m, dtype=torch.int32, device=tiles.device)
     cols = torch.zeros_like(rows)
-    chosen = torch.empty(order.shape, dtype=torch.bool)
+    chosen = torch.empty(order.shape, dtype=torch.bool, device=tiles.device)
     for step in range(m * m):
         row, col = row_at[step], col_at[step]
         row_count, col_count = rows[row], cols[col]
@@ -45,5 +45,5 @@ def greedy(tiles: torch.Tensor, n: int) -> torch.Tensor:
         rows[row] = row_count + take
         cols[col] = col_count + take
         chosen[step] = take
-    kept = torch.empty(count, m * m, dtype=torch.bool)
+    kept = torch.empty(count, m * m, dtype=torch.bool, device=tiles.device)
     return kept.scatter_(1, order.t(), chosen.t()).reshape(count, m, m)

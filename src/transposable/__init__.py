@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from transposable._version import __version__
 
 if TYPE_CHECKING:
-    from transposable.api import find_mask, solve
+    from transposable.api import fill_mask, find_mask, solve
     from transposable.certificate import Certificate, Potentials, certify
     from transposable.errors import (
         CalibrationError,
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         DependencyError,
         DeviceError,
         FileError,
+        HostRouteWarning,
         LayerError,
         LayoutError,
         MaskError,
@@ -70,6 +71,7 @@ __all__ = [
     "Exhaustive",
     "FileError",
     "Greedy",
+    "HostRouteWarning",
     "LayerError",
     "Layout",
     "LayoutError",
@@ -104,6 +106,7 @@ __all__ = [
     "certify",
     "compress",
     "densify",
+    "fill_mask",
     "find_mask",
     "load_compressed",
     "save_compressed",

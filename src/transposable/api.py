@@ -1,15 +1,16 @@
-"""find_mask and solve: the two ways in."""
+"""find_mask, fill_mask and solve: the ways in."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import Any, Final
 
 import torch
 
 from transposable import _core
-from transposable.arrays import to_scores
-from transposable.errors import ScoresError, SolverError
+from transposable.arrays import ANYWHERE, to_scores
+from transposable.errors import DeviceError, MaskError, ScoresError, SolverError
 from transposable.layout import Layout, LayoutName
 from transposable.mask import Mask
 from transposable.pattern import Pattern
@@ -36,8 +37,8 @@ def find_mask(
         max sum_ij S_ij a_ij,   a = |weight| or the given scores
 
     Args:
-        weight: torch tensor, numpy array or anything with DLPack, on the CPU; float32/64/16 or
-            bfloat16; any strides.
+        weight: torch tensor, numpy array or anything with DLPack, on the CPU or a GPU, where the
+            mask is found and stays (docs/gpu.md); float32/64/16 or bfloat16; any strides.
         pattern: "2:4T", "4:8T" (transposable), "2:4" (plain), "4:8S" (sequential), "50%".
         solver: a name ("auto", "exact", "two_approx", "greedy", ...), a solver object or class.
         scores: what to maximise instead of |weight|, in the shape of weight; may be negative,
@@ -68,18 +69,81 @@ def find_mask(
     return _mask(outcome.kept, problem, read, tensor, weight)
 
 
-def kept_matrices(
-    weight: torch.Tensor, pattern: Pattern, solver: str | Solver, layout: Layout
+def fill_mask(
+    out: torch.Tensor,
+    weight: torch.Tensor,
+    pattern: str | Pattern,
+    *,
+    solver: str | Solver | type[Solver] = "auto",
+    scores: torch.Tensor | None = None,
+    layout: LayoutName | Layout = "linear",
+    groups: int = 1,
 ) -> torch.Tensor:
+    """:func:`find_mask` into a bool tensor that exists, without waiting for the GPU.
+
+    On a GPU a NaN is no error at once: that would have to wait. Tiles with one keep nothing, and
+    are counted. Where kernels exist (docs/gpu.md) the call can be captured in a CUDA graph.
+
+    Args:
+        out: bool, in the shape of weight and on its device, any strides; every entry is written.
+        weight, pattern, solver, scores, layout, groups: as in :func:`find_mask`, torch tensors.
+
+    Returns:
+        The number of tiles with a NaN, int32 [] on the device of weight; on the CPU it is 0, since
+        there a NaN is an error.
+
+    Raises:
+        MaskError: if out is no such tensor.  Else as :func:`find_mask`; out is then unchanged.
+
+    Example:
+        >>> out = torch.empty(64, 128, dtype=torch.bool)
+        >>> int(fill_mask(out, torch.randn(64, 128), "4:8T")), int(out.sum())
+        (0, 4096)
+    """
+    chosen, problem, read, tensor = _prepare(
+        "fill_mask", weight, pattern, solver, scores, layout, groups, None
+    )
+    wanted = (torch.bool, tensor.shape, tensor.device)
+    if not isinstance(out, torch.Tensor) or (out.dtype, out.shape, out.device) != wanted:
+        received = (
+            f"{out.dtype} {tuple(out.shape)} on {out.device}"
+            if isinstance(out, torch.Tensor)
+            else type(out).__name__
+        )
+        raise MaskError(
+            f"fill_mask: received out as {received}; a bool tensor of shape {tuple(tensor.shape)} "
+            f"on {tensor.device} is needed; torch.empty_like(weight, dtype=torch.bool) is one"
+        )
+    view = read.matrices(out)
+    if view.untyped_storage().data_ptr() == out.untyped_storage().data_ptr():
+        problem = dataclasses.replace(problem, out=view)
+    outcome = _run("fill_mask", chosen, problem, read, tensor, certify=False, wait=False)
+    if outcome.kept is not problem.out:
+        out.copy_(read.arrange(outcome.kept, tensor.shape))
+    if outcome.nans is None:
+        return torch.zeros((), dtype=torch.int32, device=tensor.device)
+    return outcome.nans
+
+
+def kept_matrices(
+    weight: torch.Tensor,
+    pattern: Pattern,
+    solver: str | Solver,
+    layout: Layout,
+    *,
+    wait: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The mask of :func:`find_mask` as its solver leaves it, for callers that store it themselves.
 
     Returns:
-        bool [batch, rows, cols], the matrices that the layout reads in the weight; contiguous.
+        bool [batch, rows, cols], the matrices that the layout reads in the weight, contiguous; and
+        on a GPU the number of tiles with a NaN, which is an error only if it is waited for.
     """
     chosen, problem, read, tensor = _prepare(
         "find_mask", weight, pattern, solver, None, layout, 1, None
     )
-    return _run("find_mask", chosen, problem, read, tensor, certify=False).kept
+    outcome = _run("find_mask", chosen, problem, read, tensor, certify=False, wait=wait)
+    return outcome.kept, outcome.nans
 
 
 def solve(
@@ -122,7 +186,7 @@ def solve(
     outcome = _run("solve", chosen, problem, read, tensor, certify=True)
     seconds = time.perf_counter() - started
     mask = _mask(outcome.kept, problem, read, tensor, scores)
-    objective = _core.kept_sum(problem.matrices, outcome.kept, problem.magnitude, problem.threads)
+    objective = _objective(problem, outcome.kept)
     if mask.violations():
         status = Status.INFEASIBLE
     elif outcome.optimal:
@@ -168,16 +232,21 @@ def _prepare(
             f"accepts {' and '.join(chosen.structures)} patterns); use solver='auto', which takes "
             f"{Auto().choose(parsed).name!r} here"
         )
-    tensor = to_scores(weight, operation)
+    tensor = to_scores(weight, operation, ANYWHERE)
     read = Layout.of(layout, groups)
     read.check(tensor.shape, operation)
     magnitude = scores is None
     if scores is not None and scores is not weight:
-        given = to_scores(scores, f"{operation} (scores)")
+        given = to_scores(scores, f"{operation} (scores)", ANYWHERE)
         if given.shape != tensor.shape:
             raise ScoresError(
                 f"{operation}: received scores of shape {tuple(given.shape)} for a weight of shape "
                 f"{tuple(tensor.shape)}; they must be equal; give one score per weight"
+            )
+        if given.device != tensor.device:
+            raise DeviceError(
+                f"{operation}: received scores on {given.device} for a weight on {tensor.device}; "
+                "they must be on one device; move the scores with .to(weight.device)"
             )
         tensor = given
     if threads is None:
@@ -203,17 +272,25 @@ def _run(
     tensor: torch.Tensor,
     *,
     certify: bool,
+    wait: bool = True,
 ) -> Outcome:
     try:
-        if not chosen.checks_nan:
+        outcome = chosen.solve(problem, certify=certify)
+        if wait and outcome.nans is not None and int(outcome.nans):
             problem.check_nan()
-        return chosen.run(problem, certify=certify)
+        return outcome
     except NanScoreError as error:
         raise ScoresError(
             f"{operation}: the score at index {read.index(error.place, tensor.shape)} of shape "
             f"{tuple(tensor.shape)} is NaN; scores must be numbers (infinities are allowed); find "
             "where the NaN comes from, or replace it with torch.nan_to_num"
         ) from None
+
+
+def _objective(problem: Problem, kept: torch.Tensor) -> float:
+    if problem.matrices.is_cpu:
+        return _core.kept_sum(problem.matrices, kept, problem.magnitude, problem.threads)
+    return float(torch.where(kept, problem.scores(), 0).sum(dtype=torch.float64))
 
 
 def _mask(

@@ -13,12 +13,17 @@ from transposable.errors import DeviceError, ScoresError
 SCORE_DTYPES: Final = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
-def to_tensor(array: Any, operation: str) -> torch.Tensor:
-    """A CPU torch tensor that shares the array's memory where it can.
+HOST: Final = ("cpu",)
+ANYWHERE: Final = ("cpu", "cuda")
+"""Where operations run that a GPU can do as well."""
+
+
+def to_tensor(array: Any, operation: str, devices: tuple[str, ...] = HOST) -> torch.Tensor:
+    """A torch tensor that shares the array's memory where it can.
 
     Raises:
         ScoresError: if the object is no array.
-        DeviceError: if it does not live on the CPU.
+        DeviceError: if it lives on none of these kinds of device.
     """
     if isinstance(array, torch.Tensor):
         tensor = array.detach()
@@ -42,22 +47,23 @@ def to_tensor(array: Any, operation: str) -> torch.Tensor:
             f"{operation}: received a tensor of layout {tensor.layout}; a dense tensor is needed; "
             "call .to_dense() first"
         )
-    if tensor.device.type != "cpu":
+    if tensor.device.type not in devices:
+        where = "the CPU" if devices == HOST else "the CPU and on CUDA devices"
         raise DeviceError(
-            f"{operation}: received a tensor on {tensor.device}; this operation runs on the CPU; "
+            f"{operation}: received a tensor on {tensor.device}; this operation runs on {where}; "
             "call .cpu() first"
         )
     # A lazily negated view (the imaginary part of a conjugate): its memory holds the other sign.
     return tensor.resolve_neg()
 
 
-def to_scores(array: Any, operation: str) -> torch.Tensor:
+def to_scores(array: Any, operation: str, devices: tuple[str, ...] = HOST) -> torch.Tensor:
     """As :func:`to_tensor`, for arrays of float32, float64, float16 or bfloat16 with dimensions.
 
     Raises:
         ScoresError: if the dtype or the number of dimensions does not fit.
     """
-    tensor = to_tensor(array, operation)
+    tensor = to_tensor(array, operation, devices)
     if tensor.dtype not in SCORE_DTYPES:
         raise ScoresError(
             f"{operation}: received dtype {tensor.dtype}; float32, float64, float16 or bfloat16 is "

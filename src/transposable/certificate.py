@@ -1,6 +1,6 @@
 """An independent proof of optimality: feasibility, primal = dual, complementary slackness.
 
-Nothing here calls a solver, native code included: plain torch and numpy in float64.
+Nothing here calls a solver, native code included: plain torch in float64, on any device.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 import torch
 
-from transposable.arrays import to_scores
+from transposable.arrays import ANYWHERE, to_scores
 from transposable.errors import MaskError, ScoresError
 from transposable.layout import Layout, LayoutName, blocks
 from transposable.mask import Mask
@@ -124,14 +123,14 @@ def certify(
             f"certify: received a mask with pattern {pattern}; the certificate is one of "
             "transposable masks; use verify() for other patterns"
         )
-    tensor = to_scores(scores, "certify")
+    tensor = to_scores(scores, "certify", ANYWHERE)
     if tensor.shape != mask.shape:
         raise ScoresError(
             f"certify: received scores of shape {tuple(tensor.shape)} and a mask of shape "
             f"{tuple(mask.shape)}; they must be equal; pass the scores the mask was found for"
         )
     read = mask.layout if layout is None else Layout.of(layout, mask.layout.groups)
-    values, kept = read.matrices(tensor), read.matrices(mask.tensor)
+    values, kept = read.matrices(tensor), read.matrices(mask.tensor.to(tensor.device))
     m = pattern.m
     batch, rows, cols = values.shape
     expected = (batch, -(-rows // m), -(-cols // m), m)
@@ -151,8 +150,8 @@ def certify(
             total.add(
                 values[these, top * m : (top + high) * m].double(),
                 kept[these, top * m : (top + high) * m],
-                potentials.rows[these, tiles].double(),
-                potentials.cols[these, tiles].double(),
+                potentials.rows[these, tiles].to(tensor.device, torch.float64),
+                potentials.cols[these, tiles].to(tensor.device, torch.float64),
                 pattern.n,
                 m,
             )
@@ -250,13 +249,19 @@ def _normalised(tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.
     scaled = _ldexp(tiles, -exponent)
     if infinite.any():
         top = _ldexp(largest, -exponent).tolist()
-        stand_in = torch.tensor([infinite_stand_in(x) for x in top], dtype=torch.float64)
+        stand_in = largest.new_tensor([infinite_stand_in(x) for x in top])
         scaled = torch.where(infinite, tiles.sign() * stand_in[:, None, None], scaled)
     return scaled, exponent, infinite
 
 
 def _ldexp(values: torch.Tensor, exponent: torch.Tensor) -> torch.Tensor:
     """values * 2^exponent, tile by tile: exact, and without 2^exponent leaving the doubles."""
-    shape = (-1,) + (1,) * (values.ndim - 1)
-    with np.errstate(over="ignore", under="ignore"):
-        return torch.from_numpy(np.ldexp(values.numpy(), exponent.reshape(shape).numpy()))
+    half = exponent // 2
+    for part in (half, exponent - half):
+        values = values * _power_of_two(part).reshape((-1,) + (1,) * (values.ndim - 1))
+    return values
+
+
+def _power_of_two(exponent: torch.Tensor) -> torch.Tensor:
+    """2^exponent from its bits, |exponent| < 1023."""
+    return ((exponent.long() + 1023) << 52).view(torch.float64)

@@ -94,5 +94,9 @@ class NoEffectWarning(UserWarning):
     """An operation that changed nothing."""
 
 
+class HostRouteWarning(UserWarning):
+    """A tensor on a GPU that was solved on the CPU, since no kernel takes it."""
+
+
 class PlanCacheWarning(UserWarning):
     """Measurements on disk that are damaged, or that cannot be kept there."""

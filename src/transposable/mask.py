@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from transposable import verification
-from transposable.arrays import like, to_tensor
+from transposable.arrays import ANYWHERE, like, to_tensor
 from transposable.errors import MaskError
 from transposable.layout import Layout, LayoutName
 from transposable.pattern import Pattern
@@ -19,7 +19,7 @@ class Mask:
     """A boolean mask in the shape of its weight, True where the weight is kept.
 
     Args:
-        kept: bool array in the shape of the weight (torch, numpy or DLPack).
+        kept: bool array in the shape of the weight (torch, numpy or DLPack), on the CPU or a GPU.
         pattern: the pattern it is meant to satisfy; :meth:`violations` says whether it does.
         layout: how the weight is read: "linear", "conv" or "stacked".
         groups: groups of a convolution.
@@ -50,7 +50,7 @@ class Mask:
         layout: LayoutName | Layout = "linear",
         groups: int = 1,
     ) -> None:
-        tensor = to_tensor(kept, "Mask")
+        tensor = to_tensor(kept, "Mask", ANYWHERE)
         if tensor.dtype != torch.bool:
             raise MaskError(
                 f"Mask: received dtype {tensor.dtype}; a boolean array is needed; "
@@ -127,7 +127,7 @@ class Mask:
 
         The last byte is filled with zero bits; an empty mask packs to b"".
         """
-        flat = self.tensor.contiguous().reshape(-1).numpy()
+        flat = self.tensor.cpu().contiguous().reshape(-1).numpy()
         return np.packbits(flat, bitorder="little").tobytes()
 
     @classmethod
@@ -172,7 +172,7 @@ class Mask:
             self.pattern == other.pattern
             and self.layout == other.layout
             and self.shape == other.shape
-            and bool((self.tensor == other.tensor).all())
+            and bool((self.tensor == other.tensor.to(self.tensor.device)).all())
         )
 
     __hash__ = None  # type: ignore[assignment]  # holds a tensor that the caller may change

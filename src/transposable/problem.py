@@ -17,17 +17,26 @@ class Problem:
     """maximise sum S_ij a_ij over masks S that satisfy the pattern.
 
     Attributes:
-        matrices: [batch, rows, cols] of float32/64/16 or bfloat16, any strides, on the CPU.
+        matrices: [batch, rows, cols] of float32/64/16 or bfloat16, any strides, on the CPU or
+            a GPU.
         pattern: full tiles keep exactly N per line; a tile cropped by a ragged edge keeps at most
             N per line, as if it were padded with scores of zero that are free to be kept or not.
         magnitude: a_ij is |matrices_ij| when true, matrices_ij itself when false.
         threads: threads that native code may use.
+        out: bool [batch, rows, cols], any strides: where a solver on a GPU puts its mask.
     """
 
     matrices: torch.Tensor
     pattern: Pattern
     magnitude: bool
     threads: int
+    out: torch.Tensor | None = None
+
+    def mask(self) -> torch.Tensor:
+        """Where the mask goes: ``out``, or a new tensor on the device of the matrices."""
+        if self.out is not None:
+            return self.out
+        return torch.empty(self.matrices.shape, dtype=torch.bool, device=self.matrices.device)
 
     def scores(self) -> torch.Tensor:
         """The scores that are maximised, [batch, rows, cols], in the matrices' dtype."""

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import torch
 
-from transposable.arrays import to_tensor
+from transposable.arrays import ANYWHERE, to_tensor
 from transposable.errors import MaskError
 from transposable.layout import Layout, LayoutName
 from transposable.pattern import Pattern
@@ -124,7 +124,7 @@ def verify(
         if isinstance(held, Layout):  # a Mask; mask.py imports this module, not the reverse
             layout = held
         weight_or_mask = weight_or_mask.tensor
-    tensor = to_tensor(weight_or_mask, operation)
+    tensor = to_tensor(weight_or_mask, operation, ANYWHERE)
     read = Layout.of(layout, groups)
     read.check(tensor.shape, operation)
     # NaN counts as kept: it is not zero. Comparing a mask with 0 would go through int64.
@@ -162,7 +162,7 @@ def _along(
     lines = matrices if axis == "in" else matrices.transpose(1, 2)
     batch, count, length = lines.shape
     groups = -(-length // m)
-    padded = torch.zeros(batch, count, groups * m, dtype=torch.bool)
+    padded = lines.new_zeros(batch, count, groups * m)
     padded[:, :, :length] = lines
     grouped = padded.reshape(batch, count, groups, m)
     sums = grouped.sum(-1, dtype=torch.int16)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from transposable.errors import LayerError, TransposableError
+from transposable.errors import LayerError, ScoresError, TransposableError
 from transposable.nn.layer import SparseLayer
-from transposable.nn.masks import MaskChange, best_mask, compare_masks
+from transposable.nn.masks import best_mask, best_mask_unseen, changes, compare_masks
 from transposable.nn.sharding import (
     add_up,
     check_shards,
@@ -42,7 +42,8 @@ def refresh_masks(
     """Give sparse layers the best masks for their current weights.
 
     For a model whose weights came without their masks, such as a moving average of weights. All
-    masks are found before the first is stored: after an error every layer is as it was. Under FSDP
+    masks are found before the first is stored: after an error every layer is as it was. Weights on
+    a GPU are solved there, and the host waits once, after the last of them. Under FSDP
     all ranks must call it together: each finds the masks of its part of the weights, and what is
     returned, ``seconds`` apart, is the same on all.
 
@@ -73,25 +74,33 @@ def refresh_masks(
         first.setdefault(id(layer.weight), name)
     distinct = {name: layers[name] for name in first.values()}
     found: dict[str, torch.Tensor] = {}
-    rows = [[0.0] * 5 for _ in distinct]  # flips, size, kept, total, best
+    rows: list[torch.Tensor] = []
     failure = None
     seconds = 0.0
-    for row, (name, layer) in zip(rows, distinct.items(), strict=True):
+    for name, layer in distinct.items():
         started = time.perf_counter()
         try:
-            found[name] = _find(layer, chosen, name)
+            found[name], nans = _find(layer, chosen, name)
             change = _compare(layer, found[name])
             seconds += time.perf_counter() - started
-            most = change.kept
+            most = change[1]
             if not _is_best(chosen, layer.pattern):
                 # What an approximation is measured against.
-                most = _compare(layer, _find(layer, Auto(), name)).kept
+                most = _compare(layer, _find(layer, Auto(), name)[0])[1]
         except TransposableError as error:
             failure = (name, error)
             break
-        row[:] = change.flips, found[name].numel(), change.kept, change.total, most
+        seen = change.new_zeros(()) if nans is None else nans.to(change.dtype)
+        rows.append(torch.cat([change, torch.stack([most, seen])]))
+    started = time.perf_counter()
+    sums = torch.zeros(len(distinct), 5, dtype=torch.float64)  # flips, size, kept, total, best
+    for at, (row, name) in enumerate(zip(_fetch(rows), distinct, strict=False)):
+        *change_of, nan_tiles = row
+        if nan_tiles and failure is None:
+            failure = (name, _error(distinct[name], chosen, name))
+        sums[at] = sums.new_tensor([change_of[0], found[name].numel(), *change_of[1:]])
+    seconds += time.perf_counter() - started
     # Nothing is stored before all ranks know that none has failed.
-    sums = torch.tensor(rows, dtype=torch.float64).view(-1, 5)
     flips, size, kept, total, best = add_up(distinct, sums, failure).sum(0).tolist()
     started = time.perf_counter()
     for name, layer in distinct.items():
@@ -119,17 +128,44 @@ def _layers_of(model: nn.Module) -> Mapping[str, SparseLayer]:
     return layers
 
 
-def _find(layer: SparseLayer, solver: Solver, name: str) -> torch.Tensor:
-    """The mask of the part of the weight that this rank holds."""
+def _find(
+    layer: SparseLayer, solver: Solver, name: str
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The mask of the part of the weight that this rank holds, and its tiles with a NaN."""
     layout = local_layout(layer)
     weight = local(layer.weight)
-    return best_mask(weight, layer.pattern, layout, layer.stored_in_out, solver, name)
+    return best_mask_unseen(weight, layer.pattern, layout, layer.stored_in_out, solver, name)
 
 
-def _compare(layer: SparseLayer, mask: torch.Tensor) -> MaskChange:
-    """What a mask changes of this rank's part."""
-    weight = layer.weight
-    return compare_masks(local(weight), local_part(layer.mask, weight), mask)
+def _error(layer: SparseLayer, solver: Solver, name: str) -> TransposableError:
+    """What :func:`best_mask` has to say about a weight with a NaN."""
+    weight = local(layer.weight)
+    try:
+        best_mask(weight, layer.pattern, local_layout(layer), layer.stored_in_out, solver, name)
+    except TransposableError as error:
+        return error
+    return ScoresError(
+        f"mask of layer {name!r}: a score was NaN when the masks were found and is none now; do "
+        "not change weights while masks are refreshed"
+    )
+
+
+def _fetch(rows: list[torch.Tensor]) -> list[list[float]]:
+    """The rows as numbers; waits once for each device."""
+    values: dict[int, list[float]] = {}
+    for device in dict.fromkeys(row.device for row in rows):
+        here = [at for at, row in enumerate(rows) if row.device == device]
+        values.update(zip(here, torch.stack([rows[at] for at in here]).tolist(), strict=True))
+    return [values[at] for at in range(len(rows))]
+
+
+def _compare(layer: SparseLayer, mask: torch.Tensor) -> torch.Tensor:
+    """What a mask changes of this rank's part: flips, kept and total, [3], where the weight is."""
+    weight, before = local(layer.weight), local_part(layer.mask, layer.weight)
+    if weight.is_cpu:
+        change = compare_masks(weight, before, mask)
+        return torch.tensor([change.flips, change.kept, change.total], dtype=torch.float64)
+    return changes(weight, before, mask)
 
 
 def _is_best(solver: Solver, pattern: Pattern) -> bool:

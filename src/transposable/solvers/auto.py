@@ -41,5 +41,8 @@ class Auto(Solver):
         }
         return chosen[pattern.structure]
 
+    def on_gpu(self, problem: Problem, *, certify: bool) -> Outcome | None:
+        return self.choose(problem.pattern).on_gpu(problem, certify=certify)
+
     def run(self, problem: Problem, *, certify: bool) -> Outcome:
         return self.choose(problem.pattern).run(problem, certify=certify)

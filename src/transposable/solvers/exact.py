@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from transposable import _core
 from transposable.certificate import Potentials
+from transposable.kernels import bound as bound_kernel
+from transposable.kernels import exact as exact_kernel
 from transposable.pattern import Structure
 from transposable.problem import NanScoreError, Problem
 from transposable.solvers.base import Outcome, Solver
@@ -28,7 +30,8 @@ class Exact(Solver):
     The optimum is that of the paper's min-cost flow (Hubara et al. 2021, figure 4).
 
     Complexity: O(weights) memory traffic in practice; worst case O(M^4) a tile. Nothing that grows
-    with the matrix is allocated beyond the mask and, when asked for, the potentials.
+    with the matrix is allocated beyond the mask and, when asked for, the potentials. On a GPU
+    (docs/gpu.md) 4 bytes for each column of a tile are.
 
     Example:
         >>> import transposable
@@ -42,6 +45,26 @@ class Exact(Solver):
     summary: ClassVar[str] = "optimal transposable mask with a certificate"
     promises_optimal: ClassVar[bool] = True
     checks_nan: ClassVar[bool] = True
+
+    def on_gpu(self, problem: Problem, *, certify: bool) -> Outcome:
+        matrices, pattern = problem.matrices, problem.pattern
+        batch, rows, cols = matrices.shape
+        kept = problem.mask()
+        arguments = (matrices, kept, pattern.n, pattern.m, problem.magnitude)
+        stats: dict[str, Any] = {"ran_on": str(matrices.device)}
+        if not certify:
+            counters = exact_kernel.fill(*arguments)
+            return Outcome(kept, optimal=True, stats=stats, nans=counters[exact_kernel.NANS])
+        shape = (batch, -(-rows // pattern.m), -(-cols // pattern.m), pattern.m)
+        u, v = (matrices.new_zeros(shape, dtype=torch.float64) for _ in range(2))
+        paths, wide, nans = exact_kernel.fill(*arguments, u, v).tolist()
+        if nans:
+            problem.check_nan()
+        tiles = shape[0] * shape[1] * shape[2]
+        stats |= {"tiles": tiles, "paths": paths, "wide": wide}
+        bound, worst = (float(x) for x in bound_kernel.dual_bound(*arguments, u, v))
+        stats["worst_tile_gap"] = worst
+        return Outcome(kept, bound, worst <= TOLERANCE, stats, Potentials(u, v))
 
     def run(self, problem: Problem, *, certify: bool) -> Outcome:
         matrices, pattern = problem.matrices, problem.pattern

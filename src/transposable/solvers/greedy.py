@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 
 from transposable import _core
+from transposable.kernels import walk
 from transposable.pattern import Structure
 from transposable.problem import Problem
 from transposable.solvers.base import Outcome, Solver
@@ -30,6 +31,8 @@ class Greedy(Solver):
     Args:
         repair: do step 2, so that full tiles keep exactly N per row and column.
         sweeps: most sweeps of step 3; 0 leaves it out. Usually three to six suffice.
+
+    On a GPU the walk alone has a kernel: with repair or sweeps the CPU solves (docs/gpu.md).
 
     Raises:
         SolverError: if repair is not a bool or sweeps no integer >= 0.
@@ -54,6 +57,14 @@ class Greedy(Solver):
     def __post_init__(self) -> None:
         check_flag(self.name, "repair", self.repair)
         check_count(self.name, "sweeps", self.sweeps, 0)
+
+    def on_gpu(self, problem: Problem, *, certify: bool) -> Outcome | None:
+        if self.repair or self.sweeps:
+            return None
+        kept, pattern = problem.mask(), problem.pattern
+        arguments = (problem.matrices, kept, pattern.n, pattern.m, problem.magnitude)
+        nans = walk.fill(*arguments, prune=False)
+        return Outcome(kept, stats={"ran_on": str(kept.device)}, nans=nans)
 
     def run(self, problem: Problem, *, certify: bool) -> Outcome:
         kept = torch.empty(problem.matrices.shape, dtype=torch.bool)

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 
 from transposable import _core
+from transposable.kernels import row_wise as row_wise_kernel
 from transposable.pattern import Structure
 from transposable.problem import NanScoreError, Problem
 from transposable.solvers.base import Outcome, Solver
@@ -28,6 +29,12 @@ class RowWise(Solver):
     summary: ClassVar[str] = "plain N:M, the largest N of each group"
     promises_optimal: ClassVar[bool] = True
     checks_nan: ClassVar[bool] = True
+
+    def on_gpu(self, problem: Problem, *, certify: bool) -> Outcome:
+        kept, pattern = problem.mask(), problem.pattern
+        nans = row_wise_kernel.fill(problem.matrices, kept, pattern.n, pattern.m, problem.magnitude)
+        stats = {"ran_on": str(kept.device)}
+        return Outcome(kept, optimal=True, stats=stats, nans=nans)
 
     def run(self, problem: Problem, *, certify: bool) -> Outcome:
         kept = torch.empty(problem.matrices.shape, dtype=torch.bool)

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 
 from transposable import _core
+from transposable.kernels import walk
 from transposable.pattern import Structure
 from transposable.problem import Problem
 from transposable.solvers.base import Outcome, Solver
@@ -36,6 +37,8 @@ class TwoApprox(Solver):
     The bound of a solution is sum(scores) - W(P) / 2, by the inequality above; inf when a score is
     negative.
 
+    On a GPU the walk alone has a kernel: with repair the CPU solves (docs/gpu.md).
+
     Raises:
         SolverError: if repair is not a bool.
 
@@ -59,6 +62,24 @@ class TwoApprox(Solver):
 
     def __post_init__(self) -> None:
         check_flag(self.name, "repair", self.repair)
+
+    def on_gpu(self, problem: Problem, *, certify: bool) -> Outcome | None:
+        if self.repair:
+            return None
+        kept, pattern = problem.mask(), problem.pattern
+        arguments = (problem.matrices, kept, pattern.n, pattern.m, problem.magnitude)
+        nans = walk.fill(*arguments, prune=True)
+        stats = {"ran_on": str(kept.device)}
+        if not certify:
+            return Outcome(kept, stats=stats, nans=nans)
+        if int(nans):
+            problem.check_nan()
+        scores = problem.scores()
+        if bool((scores < 0).any()):
+            return Outcome(kept, stats=stats)
+        held = torch.where(kept, scores, 0).sum(dtype=torch.float64)
+        pruned = torch.where(kept, 0, scores).sum(dtype=torch.float64)
+        return Outcome(kept, float(held + pruned / 2), stats=stats)
 
     def run(self, problem: Problem, *, certify: bool) -> Outcome:
         kept = self._mask(problem, self.repair)
