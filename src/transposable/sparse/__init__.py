@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from transposable.sparse.ask import Plan, Planned, decide_for, plan
 from transposable.sparse.ask_conv import PlannedConv
+from transposable.sparse.choice import Choice, Decide, always_sparse
 from transposable.sparse.conv import nm_conv2d
 from transposable.sparse.ops import nm_linear
-from transposable.sparse.packed import Choice, Decide, PackedWeight, always_sparse
+from transposable.sparse.packed import PackedWeight
 from transposable.sparse.planner import Verdict
 from transposable.sparse.stream import Blocking, Stream
 

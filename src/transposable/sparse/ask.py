@@ -12,7 +12,6 @@ from torch import nn
 from transposable.errors import PlanError
 from transposable.pattern import Pattern
 from transposable.sparse.ask_conv import (
-    DENSE,
     DTYPES,
     PlannedConv,
     checked,
@@ -21,11 +20,11 @@ from transposable.sparse.ask_conv import (
     why_dense_conv,
     window_of,
 )
+from transposable.sparse.choice import DENSE, Choice
 from transposable.sparse.conv import Padding
 from transposable.sparse.images import Pair, is_channels_last
 from transposable.sparse.measure import DIRECTIONS, Question
 from transposable.sparse.measure_conv import ConvQuestion
-from transposable.sparse.packed import Choice
 from transposable.sparse.planner import AnyQuestion, Verdict, Verdicts, planner
 
 MAX_THREADS = 1024

@@ -13,9 +13,9 @@ import torch
 
 from transposable import _core
 from transposable.sparse.cache import Entry, PlanCache
+from transposable.sparse.choice import Choice
 from transposable.sparse.measure import DIRECTIONS, Part, Question, Timing, measure
 from transposable.sparse.measure_conv import ConvQuestion, measure_conv
-from transposable.sparse.packed import Choice
 
 BackendName = Literal["nm_cpu", "dense_masked"]
 
