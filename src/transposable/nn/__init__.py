@@ -12,6 +12,7 @@ from transposable.nn.layer import SparseLayer
 from transposable.nn.modules import SparseConv1d, SparseConv2d, SparseLinear
 from transposable.nn.packed_backend import NMCpu
 from transposable.nn.refresh import Refreshed, refresh_masks
+from transposable.nn.semi_backend import NMCuda
 from transposable.nn.surgery import Change, densify, sparse_layers, sparsify
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Compression",
     "DenseMasked",
     "NMCpu",
+    "NMCuda",
     "Refreshed",
     "SparseConv1d",
     "SparseConv2d",

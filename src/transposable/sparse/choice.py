@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -47,6 +48,18 @@ def always_sparse(tokens: int, dtype: torch.dtype) -> Choice:
         True
     """
     return Choice()
+
+
+class DecidesByDevice(ABC):
+    """A :data:`Decide` that knows more when it is told where."""
+
+    @abstractmethod
+    def on(self, device: torch.device, tokens: int, dtype: torch.dtype) -> Choice:
+        """What runs sparse for a number of tokens of a dtype on a device."""
+
+    @abstractmethod
+    def __call__(self, tokens: int, dtype: torch.dtype) -> Choice:
+        """The same for the device that is current."""
 
 
 DENSE: Final = Choice(forward=False, input_gradient=False, weight_gradient=False)

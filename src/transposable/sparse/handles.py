@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from transposable.sparse.choice import Decide
+from transposable.sparse.choice import Choice, Decide, DecidesByDevice
 
 
 class Packing(ABC):
@@ -26,6 +26,13 @@ class Packing(ABC):
     handle: int
     tag: torch.Tensor
     decide: Decide
+
+    def decision(self, x: torch.Tensor) -> Choice:
+        """What runs sparse for an input [..., in] or a gradient [..., out]."""
+        tokens = x.shape[:-1].numel()
+        if isinstance(self.decide, DecidesByDevice):
+            return self.decide.on(x.device, tokens, x.dtype)
+        return self.decide(tokens, x.dtype)
 
     @abstractmethod
     def product(

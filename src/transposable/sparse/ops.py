@@ -16,6 +16,7 @@ from transposable.errors import DeviceError, LayerError, MaskError, SparseFormat
 from transposable.sparse.checks import VALUE_DTYPES
 from transposable.sparse.handles import Packing, find_packed
 from transposable.sparse.packed import PackedWeight
+from transposable.sparse.semi.operand import DTYPES
 
 # A graph that torch replays by itself would repeat the products, and not what packs the weight.
 TAGS: Final = (torch.Tag.cudagraph_unsafe,)
@@ -29,23 +30,27 @@ def nm_linear(
     bias: torch.Tensor | None = None,
     handle: int | torch.Tensor = 0,
     straight_through: bool = False,
+    estimate: bool = False,
 ) -> torch.Tensor:
     """``F.linear`` with a masked weight, on its kept entries only: x (S * W)^T + b.
 
         dx = dy (S * W),   dW = S * (dy^T x), or dy^T x with ``straight_through``,   db = sum dy
 
     Args:
-        x: [..., in], float32 or bfloat16, on the CPU. Under autocast x is cast; the weight never
-            is, since its cast would be another tensor to pack for every call: products are of the
-            cast x and the weight itself, which is closer to the float32 result than a dense
-            autocast matmul.
+        x: [..., in], float32 or bfloat16 on the CPU, bfloat16 or float16 on a GPU. Under autocast
+            x is cast; on the CPU the weight never is, since its cast would be another tensor to
+            pack for every call: products are of the cast x and the weight itself, which is closer
+            to the float32 result than a dense autocast matmul. On a GPU it is packed in the dtype
+            of x.
         weight: [out, in], any float, any strides; pruned entries may be anything.
         mask: bool [out, in], True where the weight is kept.
         bias: [out] or None.
-        handle: of the :class:`PackedWeight` that keeps the streams; 0 for none. Compiled code
+        handle: of the :class:`PackedWeight` that keeps the streams, or of the ``SemiWeight`` that
+            keeps a 2:4 weight packed; 0 for none, which is dense on a GPU. Compiled code
             should be given its ``tag``, the same as a tensor: a number is compiled in, so that
             each layer would have to be compiled for itself.
         straight_through: whether pruned weights receive a gradient.
+        estimate: whether the weight gradient is that of a ``SemiWeight`` that estimates it.
 
     Returns:
         [..., out] in the dtype of x; sums are of float32. A second derivative is an error.
@@ -53,7 +58,7 @@ def nm_linear(
     Raises:
         SparseFormatError: if a shape or dtype does not fit.
         MaskError: if the mask is no bool tensor in the shape of the weight.
-        DeviceError: if a tensor is not on the CPU.
+        DeviceError: if a tensor is on another kind of device, or they are on several.
 
     Complexity: kept / all of the dense products in each of the three matmuls that the decision of
     the :class:`PackedWeight` leaves sparse.
@@ -72,7 +77,7 @@ def nm_linear(
     x = autocast(x)
     _check(x, weight, mask, bias)
     y: torch.Tensor = torch.ops.transposable.nm_linear(
-        x, weight, mask, bias, as_handle(handle), straight_through
+        x, weight, mask, bias, as_handle(handle), straight_through, estimate
     )
     return y
 
@@ -108,7 +113,7 @@ def _linear(
     estimate: bool = False,
 ) -> torch.Tensor:
     packed = _packed_of(handle, x)
-    if packed is not None and packed.decide(_tokens(x), x.dtype).forward:
+    if packed is not None and packed.decision(x).forward:
         y = packed.product(x, weight, mask, bias)
         if y is not None:
             return y
@@ -127,7 +132,7 @@ def _input_gradient(
     dy: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor, handle: torch.Tensor
 ) -> torch.Tensor:
     packed = _packed_of(handle, dy)
-    if packed is not None and packed.decide(_tokens(dy), dy.dtype).input_gradient:
+    if packed is not None and packed.decision(dy).input_gradient:
         dx = packed.product(dy, weight, mask, transposed=True)
         if dx is not None:
             return dx
@@ -147,7 +152,7 @@ def _weight_gradient(
 ) -> torch.Tensor:
     packed = _packed_of(handle, x)
     dw = None
-    if packed is not None and packed.decide(_tokens(x), x.dtype).weight_gradient:
+    if packed is not None and packed.decision(x).weight_gradient:
         dw = packed.weight_gradient(x, dy, mask)
     if dw is not None:
         return dw
@@ -245,10 +250,6 @@ def _packed_of(handle: torch.Tensor, x: torch.Tensor) -> Packing | None:
     return found
 
 
-def _tokens(x: torch.Tensor) -> int:
-    return x.shape[:-1].numel()
-
-
 def _rows(x: torch.Tensor) -> torch.Tensor:
     """[..., size] as [tokens, size], of any sizes, zeros included."""
     return x.unsqueeze(0) if x.dim() == 1 else x.flatten(0, -2)
@@ -267,10 +268,13 @@ def _check(
     x: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor, bias: torch.Tensor | None
 ) -> None:
     for name, tensor in (("x", x), ("weight", weight), ("mask", mask), ("bias", bias)):
-        if tensor is not None and tensor.device.type != "cpu":
+        if tensor is not None and (
+            tensor.device.type not in ("cpu", "cuda") or tensor.device != x.device
+        ):
             raise DeviceError(
-                f"nm_linear: {name} is on {tensor.device}; the operator is for the CPU: move all "
-                "tensors there, or use transposable.nn.functional.linear"
+                f"nm_linear: {name} is on {tensor.device} and x on {x.device}; the operator is for "
+                "the CPU and CUDA: move all tensors to one of them, or use "
+                "transposable.nn.functional.linear"
             )
     if mask.dtype != torch.bool or mask.shape != weight.shape:
         raise MaskError(
@@ -284,9 +288,10 @@ def _check(
             f"{None if bias is None else tuple(bias.shape)}; they are [..., in], [out, in] and "
             "[out]"
         )
-    if x.dtype not in VALUE_DTYPES or not weight.is_floating_point():
+    dtypes = VALUE_DTYPES if x.device.type == "cpu" else DTYPES
+    if x.dtype not in dtypes or not weight.is_floating_point():
         raise SparseFormatError(
-            f"nm_linear: received x of {x.dtype} and a weight of {weight.dtype}; x must be float32 "
-            "or bfloat16 and the weight a float; cast them, or use "
+            f"nm_linear: received x of {x.dtype} and a weight of {weight.dtype}; x must be one of "
+            f"{dtypes} on this device and the weight a float; cast them, or use "
             "transposable.nn.functional.linear, which takes all floats"
         )

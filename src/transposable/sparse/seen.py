@@ -16,23 +16,30 @@ _BITS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Seen:
-    """A tensor as it was, by everything that tells without reading all of it."""
+    """A tensor as it was, by everything that tells without reading all of it.
+
+    Args:
+        tensor: what is looked at.
+        sampled: whether some entries are read; on a GPU that would wait for it.
+    """
 
     __slots__ = ("_bits", "_storage", "_traits")
 
-    def __init__(self, tensor: torch.Tensor) -> None:
+    def __init__(self, tensor: torch.Tensor, *, sampled: bool = True) -> None:
         # A weak reference keeps the number of the storage from being given to another one.
         self._storage = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
         self._traits = traits(tensor)
-        self._bits = _sample(tensor)
+        self._bits = _sample(tensor) if sampled else None
 
     def is_still(self, tensor: torch.Tensor) -> bool:
+        """Whether nothing that was looked at has changed."""
         if tensor.is_inference() or self._traits != traits(tensor):
             return False
-        return torch.equal(self._bits, _sample(tensor))
+        return self._bits is None or torch.equal(self._bits, _sample(tensor))
 
 
 def traits(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Where a tensor lies, how, and how often it was written."""
     return (
         tensor.untyped_storage()._cdata,
         tensor.data_ptr(),
