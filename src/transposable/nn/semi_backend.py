@@ -190,23 +190,19 @@ class NMAuto(NMCpu):
         'NMAuto'
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.gpu: NMCuda | None = NMCuda()
+    gpu: NMCuda | None = None
 
     def for_layer(self, layer: SparseLayer) -> Self:
         own = super().for_layer(layer)
-        own.gpu = self.gpu.for_layer(layer) if layer.mask.dim() == 2 else None
+        own.gpu = NMCuda().for_layer(layer) if layer.mask.dim() == 2 else None
         return own
 
     def run(self, layer: SparseLayer, x: torch.Tensor) -> torch.Tensor:
-        if (
-            type(x) in PLAIN
-            and x.is_cuda
-            and layer.mask.dim() == 2
-            and hardware_pattern(layer.pattern)
-        ):
-            return self.gpu.run(layer, x)
+        # A symbolic tracer's stand-in for a tensor is asked for its type only.
+        if self.gpu is not None and type(x) in PLAIN and x.is_cuda:
+            if hardware_pattern(layer.pattern):
+                return self.gpu.run(layer, x)
+            return DENSE_MASKED.run(layer, x)
         return super().run(layer, x)
 
 
@@ -221,11 +217,7 @@ def default_backend(layer: SparseLayer) -> Backend:
 def _dtype(x: torch.Tensor) -> torch.dtype:
     """Of the products: that of x, or of autocast."""
     kind = x.device.type
-    if torch.is_autocast_enabled(kind) and x.dtype in (
-        torch.float32,
-        torch.bfloat16,
-        torch.float16,
-    ):
+    if torch.is_autocast_enabled(kind) and x.dtype in _AUTOCAST:
         return torch.get_autocast_dtype(kind)
     return x.dtype
 
