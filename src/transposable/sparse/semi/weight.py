@@ -198,7 +198,7 @@ class SemiWeight(Packing):
         self._mask = Seen(mask, sampled=False)
         self._directions.clear()
         good = self._good(mask)
-        if first or not mask.is_cuda:
+        if first or not _on_gpu(mask):
             self._mask_fits, self._doubt = bool(good), None
         else:
             self._mask_fits, self._doubt = True, _Doubt(good)
@@ -291,6 +291,10 @@ def fsdp_at_work() -> bool:
     if "torch.distributed.fsdp" not in sys.modules:
         return False
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _on_gpu(mask: torch.Tensor) -> bool:
+    return mask.is_cuda
 
 
 class _Packed:
