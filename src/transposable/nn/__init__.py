@@ -13,6 +13,7 @@ from transposable.nn.modules import SparseConv1d, SparseConv2d, SparseLinear
 from transposable.nn.packed_backend import NMCpu
 from transposable.nn.refresh import Refreshed, refresh_masks
 from transposable.nn.semi_backend import NMCuda
+from transposable.nn.semi_compressed import SemiLinear
 from transposable.nn.surgery import Change, densify, sparse_layers, sparsify
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "NMCpu",
     "NMCuda",
     "Refreshed",
+    "SemiLinear",
     "SparseConv1d",
     "SparseConv2d",
     "SparseLayer",
