@@ -31,11 +31,12 @@ SUMMARY="$OUT/gpu_all.txt"
 STATUS=0
 SECONDS=0
 # Tuned algorithms and plans of this run only; cuBLAS where torch is to be deterministic.
-export TRANSPOSABLE_CACHE="$OUT/.gpu_cache"
+TRANSPOSABLE_CACHE="$(mktemp -d)" || exit 1
+export TRANSPOSABLE_CACHE
+trap 'rm -rf "$TRANSPOSABLE_CACHE"' EXIT
 export CUBLAS_WORKSPACE_CONFIG=":4096:8"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 export PYTHONUNBUFFERED=1
-rm -rf "$TRANSPOSABLE_CACHE"
 
 # part NAME MOST COMMAND...: at most MOST seconds, and never beyond the limit of the whole.
 part() {
