@@ -144,7 +144,8 @@ class Reference(Format):
         places = places.sort(-1).values
         held = values.reshape(rows, cols // GROUP, GROUP).gather(-1, places)
         size = (rows, cols // GROUP * KEPT)
-        return Operand(held.reshape(size), places.to(torch.uint8).reshape(size), rows, cols)
+        meta = places.to(torch.uint8).reshape(size)
+        return Operand(held.reshape(size).contiguous(), meta.contiguous(), rows, cols)
 
     def matmul(
         self,
