@@ -69,8 +69,7 @@ def describe(device: torch.device) -> dict[str, Any]:
             "capability": ".".join(map(str, torch.cuda.get_device_capability(device))),
             "processors": properties.multi_processor_count,
             "gpu_memory_gb": properties.total_memory / 2**30,
-            "driver_cuda": probe.driver_version(),
-            "driver": _driver(),
+            "driver": _driver() or probe.driver_version(),
         }
     return found
 

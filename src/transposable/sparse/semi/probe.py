@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import re
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -11,6 +14,8 @@ from transposable._version import __version__
 
 OLDEST: Final = (8, 0)
 """Ampere, the first with sparse tensor cores."""
+
+_DRIVER_FILES: Final = (Path("/sys/module/nvidia/version"), Path("/proc/driver/nvidia/version"))
 
 
 def why_no_gpu(device: torch.device) -> str | None:
@@ -77,11 +82,12 @@ def cusparselt_version() -> int | None:
 
 
 def driver_version() -> str:
-    """Of NVIDIA's driver, as far as torch says: the newest CUDA that it runs."""
-    try:
-        return str(torch._C._cuda_getDriverVersion())  # type: ignore[attr-defined]
-    except (AttributeError, RuntimeError):
-        return "unknown"
+    """Of NVIDIA's driver, as the system tells it; "unknown" where it does not."""
+    for path in _DRIVER_FILES:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if found := re.search(r"\d+\.\d+(\.\d+)?", path.read_text("utf-8")):
+                return found[0]
+    return "unknown"
 
 
 @functools.cache
