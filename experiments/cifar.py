@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from experiments.devices import device_of
+
 BORDER = 4
 MEAN = torch.tensor([0.485, 0.456, 0.406])
 DEVIATION = torch.tensor([0.229, 0.224, 0.225])
@@ -89,9 +91,10 @@ def plain(bordered: Images, size: int = 250) -> list[torch.Tensor]:
 def top1(net: torch.nn.Module, images: Images, size: int = 500) -> float:
     """Percentage of images whose largest output is the label, in float32."""
     net.eval()
-    right = 0
+    right, device = 0, device_of(net)
     with torch.inference_mode():
         for start in range(0, len(images), size):
             part = images.part(start, start + size)
-            right += int((net(normalised(part.pixels)).argmax(1) == part.labels).sum())
+            found = net(normalised(part.pixels).to(device)).argmax(1).cpu()
+            right += int((found == part.labels).sum())
     return 100 * right / len(images)

@@ -61,6 +61,8 @@ def train(
     controller = method.attach(
         net, exclude=DENSE_LAYERS, calibration=cifar.plain(split.train.part(0, CALIBRATION))
     )
+    device = run.settings.get("device", "cpu")
+    net.to(device)
     task = Task(
         net=net,
         optimizer=torch.optim.SGD(
@@ -76,6 +78,7 @@ def train(
         batches=lambda generator: cifar.batches(split.train, budget.batch, generator),
         loss=lambda net, batch: F.cross_entropy(net(batch[0]), batch[1]),
         controller=controller,
+        device=device,
     )
     progress = fit(task, run, store)
     return store.finish(

@@ -16,6 +16,14 @@ from experiments.tables import publish
 
 
 @dataclass(frozen=True)
+class Long:
+    """The larger experiment of the same kind, for a machine with a GPU: what is otherwise there."""
+
+    settings: dict[str, Any]
+    methods: Sequence[Method]
+
+
+@dataclass(frozen=True)
 class Experiment:
     """What differs between the experiments.
 
@@ -33,6 +41,7 @@ class Experiment:
     score: str
     draw: Callable[[dict[str, Any], Path], None]
     table: Callable[[dict[str, Any]], str]
+    long: Long | None = None
 
     @property
     def name(self) -> str:
@@ -50,6 +59,8 @@ class Experiment:
 def command(experiment: Experiment) -> click.Command:
     """``python -m experiments.NAME.run``."""
     known = [method.name for method in experiment.methods]
+    larger = [] if experiment.long is None else [m.name for m in experiment.long.methods]
+    named = list(dict.fromkeys(known + larger))
 
     @click.command(help=f"Train what is missing of {experiment.name}, then write its results.")
     @click.option(
@@ -64,13 +75,23 @@ def command(experiment: Experiment) -> click.Command:
         type=click.Path(path_type=Path, file_okay=False),
         help=f"Finished and unfinished runs. [default: out/{experiment.name}]",
     )
-    @click.option("--config", "names", multiple=True, type=click.Choice(known), help="Only these.")
+    @click.option(
+        "--config",
+        "names",
+        multiple=True,
+        type=click.Choice(named),
+        help="Only these.",
+    )
     @click.option("--seed", "seeds", multiple=True, type=int, default=tuple(experiment.seeds))
     @click.option(
         "--held-out", is_flag=True, help="To tune: measure on a part of the training set."
     )
     @click.option(
         "--set", "changes", multiple=True, metavar="NAME=VALUE", help="Another setting, to tune."
+    )
+    @click.option("--device", default="cpu", show_default=True, help="Where the networks are.")
+    @click.option(
+        "--long", is_flag=True, help="The larger experiment, for a GPU; nothing is published."
     )
     @click.option("--publish-only", is_flag=True, help="Train nothing; write what is finished.")
     def main(
@@ -80,21 +101,33 @@ def command(experiment: Experiment) -> click.Command:
         seeds: tuple[int, ...],
         held_out: bool,
         changes: tuple[str, ...],
+        device: str,
+        long: bool,
         publish_only: bool,
     ) -> None:
         changed = _changed(experiment, changes, held_out)
+        methods = experiment.methods
+        if long:
+            if experiment.long is None:
+                raise click.UsageError(f"{experiment.name} has no larger form")
+            changed = {**experiment.long.settings, **changed}
+            methods = experiment.long.methods
+        if device != "cpu":
+            changed = {**changed, "device": device}
+        apart = ["long"] * long + [device] * (device != "cpu")
         if work is None:
-            work = Path("out") / "-".join([experiment.name, *["held-out"] * held_out, *changes])
+            parts = [experiment.name, *["held-out"] * held_out, *changes, *apart]
+            work = Path("out") / "-".join(parts)
         store = RunStore(work)
         if not publish_only:
-            wanted = [m for m in experiment.methods if not names or m.name in names]
+            wanted = [m for m in methods if not names or m.name in names]
             planned = [
                 (method, experiment.run(method, seed, held_out, changed))
                 for seed in seeds
                 for method in wanted
             ]
             _train(experiment, store, planned, data, held_out)
-        if held_out or (names and not publish_only):
+        if held_out or apart or (names and not publish_only):
             return
         document = {"experiment": experiment.name, "runs": store.results(known)}
         if not document["runs"]:

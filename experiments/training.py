@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from experiments.devices import moved
 from experiments.runs import Run, RunStore
 from transposable import MaskController
 
@@ -48,6 +49,7 @@ class Task:
     loss: Callable[[nn.Module, Any], torch.Tensor]
     controller: MaskController | None = None
     clip: float | None = None
+    device: str = "cpu"
 
 
 @dataclass
@@ -74,8 +76,8 @@ def fit(task: Task, run: Run, store: RunStore) -> Progress:
         for batch in task.batches(generator):
             for group in task.optimizer.param_groups:
                 group["lr"] = task.rate.at(progress.epoch * task.steps_per_epoch + count, steps)
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = task.loss(task.net, batch)
+            with torch.autocast(torch.device(task.device).type, torch.bfloat16):
+                loss = task.loss(task.net, moved(batch, task.device))
             loss.backward()
             if task.clip is not None:
                 nn.utils.clip_grad_norm_(task.net.parameters(), task.clip)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from experiments.devices import device_of
+
 VOCABULARY = 4096
 
 
@@ -50,8 +52,9 @@ def mean_loss(net: torch.nn.Module, ids: torch.Tensor, length: int, size: int = 
     net.eval()
     inside = (len(ids) - 1) // length
     starts = torch.arange(inside)[:, None] * length
-    total = 0.0
+    total, device = 0.0, device_of(net)
     with torch.inference_mode():
         for part in starts.split(size):
-            total += net.loss(ids[part + torch.arange(length + 1)]).item() * len(part)
+            windows = ids[part + torch.arange(length + 1)].to(device)
+            total += net.loss(windows).item() * len(part)
     return total / inside

@@ -1,7 +1,7 @@
 """Write or check the stub of the native core: `python tools/stub.py [--check] src/.../_core.pyi`.
 
 nanobind's generator knows buffers only as numpy arrays and containers only by their bare type. The
-core takes CPU torch tensors (by DLPack), so that is what the stub says; numpy arrays that it returns
+core takes CPU torch tensors (by DLPack), so the stub says that; numpy arrays that it returns
 are left open, and nothing else is changed.
 """
 

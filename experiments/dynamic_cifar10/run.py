@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from experiments import classify, figures, tables
-from experiments.command import Experiment, command
+from experiments.command import Experiment, Long, command
 from experiments.methods import Method, references
 from experiments.models.resnet import ResNet
 from experiments.runs import Run, RunStore
@@ -87,6 +87,7 @@ EXPERIMENT = Experiment(
         )
     ),
     table=table,
+    long=Long({"epochs": 60}, METHODS),
 )
 main = command(EXPERIMENT)
 

@@ -13,7 +13,7 @@ import torch
 
 from examples.pretrain_gpt import GPT
 from experiments import figures, tables, wikitext
-from experiments.command import Experiment, command
+from experiments.command import Experiment, Long, command
 from experiments.methods import Method, references, refreshes, sparse_weights
 from experiments.runs import Run, RunStore
 from experiments.training import Rate, Task, fit
@@ -34,6 +34,19 @@ SETTINGS = {
 HELD_OUT = 200_000
 TAIL = DenseTail.share(MaskedDecay(6e-5), steps=12 * 20, share=1 / 6)
 METHODS = (Method("dense"), Method("2:4T, dense tail", "2:4T", TAIL, 1))
+# 100 million parameters; 197 million tokens.
+LONG = {
+    "context": 512,
+    "width": 768,
+    "depth": 14,
+    "heads": 12,
+    "epochs": 60,
+    "steps_per_epoch": 200,
+    "batch": 32,
+    "peak": 6e-4,
+}
+LONG_TAIL = DenseTail.share(MaskedDecay(6e-5), steps=60 * 200, share=1 / 6)
+LONG_METHODS = (Method("dense"), Method("2:4T, dense tail", "2:4T", LONG_TAIL, 1))
 SCORE = tables.Score("validation_loss", references(METHODS), digits=4, relative=True)
 
 
@@ -49,8 +62,10 @@ def train(
     chosen = run.settings
     steps = chosen["steps_per_epoch"]
     torch.manual_seed(run.seed)
-    net = GPT(**MODEL)
+    device = chosen.get("device", "cpu")
+    net = GPT(**{name: chosen[name] for name in MODEL})
     controller = method.attach(net, include=["blocks.*"])
+    net.to(device)
     matrices = [p for p in net.parameters() if p.ndim > 1]
     others = [p for p in net.parameters() if p.ndim <= 1]
     groups = [
@@ -64,19 +79,20 @@ def train(
         epochs=chosen["epochs"],
         steps_per_epoch=steps,
         batches=lambda generator: wikitext.windows(
-            ids, MODEL["context"], chosen["batch"], steps, generator
+            ids, chosen["context"], chosen["batch"], steps, generator
         ),
         loss=lambda net, windows: net.loss(windows),
         controller=controller,
         clip=chosen["clip"],
+        device=device,
     )
     progress = fit(task, run, store)
     return store.finish(
         run,
         {
-            "validation_loss": wikitext.mean_loss(net, measured, MODEL["context"]),
+            "validation_loss": wikitext.mean_loss(net, measured, chosen["context"]),
             "parameters": sum(p.numel() for p in net.parameters()),
-            "tokens": chosen["epochs"] * steps * chosen["batch"] * MODEL["context"],
+            "tokens": chosen["epochs"] * steps * chosen["batch"] * chosen["context"],
             "train_loss": progress.losses,
             "seconds": round(progress.seconds, 1),
             **sparse_weights(controller),
@@ -132,6 +148,7 @@ EXPERIMENT = Experiment(
         )
     ),
     table=table,
+    long=Long(LONG, LONG_METHODS),
 )
 main = command(EXPERIMENT)
 

@@ -31,7 +31,7 @@ from transposable.nn import (
     use_backend,
 )
 from transposable.sparse import Choice, Stream
-from transposable.sparse.packed import find_packed
+from transposable.sparse.handles import find_packed
 
 # torch's own way of tracing an autograd.Function is deprecated by torch.
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")

@@ -17,8 +17,9 @@ from transposable import Pattern, find_mask
 from transposable.errors import DeviceError, LayerError, MaskError, SparseFormatError
 from transposable.layout import Layout
 from transposable.sparse import Blocking, Choice, PackedWeight, Stream, nm_conv2d
+from transposable.sparse.handles import find_packed
 from transposable.sparse.images import Window, convolve, convolve_weight_gradient
-from transposable.sparse.packed import find_packed, matrix
+from transposable.sparse.packed import matrix
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even:UserWarning")
 

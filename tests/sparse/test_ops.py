@@ -15,7 +15,7 @@ from tests.sparse.cases import PATTERNS, generator, pattern_mask, random_mask
 from transposable import Pattern
 from transposable.errors import DeviceError, LayerError, MaskError, SparseFormatError
 from transposable.sparse import Choice, PackedWeight, nm_linear
-from transposable.sparse.packed import find_packed
+from transposable.sparse.handles import find_packed
 
 Tensors = dict[str, torch.Tensor]
 

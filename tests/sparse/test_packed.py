@@ -19,7 +19,8 @@ from tests.sparse.cases import generator, pattern_mask, random_mask
 from transposable import Pattern
 from transposable.errors import DeviceError, LayerError, MaskError, SparseFormatError
 from transposable.sparse import Choice, PackedWeight, Stream
-from transposable.sparse.packed import SAMPLES, _lattice, find_packed
+from transposable.sparse.handles import find_packed
+from transposable.sparse.seen import SAMPLES, _lattice
 
 PATTERN = Pattern.parse("2:4T")
 

@@ -31,6 +31,7 @@ from transposable.sparse.measure import (
     sliced,
 )
 from transposable.sparse.planner import Planner, Verdicts, fixed_rule
+from transposable.sparse.semi import probe
 
 PATTERN = Pattern.parse("4:8T")
 WIN, LOSS = Timing(2.0, 1.0, 2.0, 1.9), Timing(1.0, 2.0, 0.5, 0.4)
@@ -444,7 +445,9 @@ def test_a_weight_that_is_stored_transposed(planner: Planner) -> None:
     assert (decide_for(layer).rows, decide_for(layer).cols) == (256, 512)
 
 
-def test_layers_that_run_dense_anyway(planner: Planner, measurer: Measurer) -> None:
+def test_layers_that_run_dense_anyway(
+    planner: Planner, measurer: Measurer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def reason(layer: nn.Module, **options: Any) -> str:
         answer = plan(layer, tokens=256, **options)
         assert {answer.forward, answer.input_gradient, answer.weight_gradient} == {answer.forward}
@@ -452,7 +455,9 @@ def test_layers_that_run_dense_anyway(planner: Planner, measurer: Measurer) -> N
         return answer.forward.reason
 
     layer = SparseLinear(512, 256, pattern="4:8T")
-    assert "runs on CPUs" in reason(layer, device="cuda:1")
+    monkeypatch.setattr(probe, "has_cuda", lambda: False)
+    assert reason(layer, device="cuda:1").startswith("no CUDA")
+    assert "runs on CPUs" in reason(layer, device="mps")
     assert "runs on CPUs" in reason(layer, device=torch.device("meta"))
     assert "float16" in reason(layer, dtype=torch.float16)
     layer.weighting = "soft"

@@ -12,6 +12,8 @@ from transposable.nn.layer import SparseLayer
 from transposable.nn.modules import SparseConv1d, SparseConv2d, SparseLinear
 from transposable.nn.packed_backend import NMCpu
 from transposable.nn.refresh import Refreshed, refresh_masks
+from transposable.nn.semi_backend import NMCuda
+from transposable.nn.semi_compressed import SemiLinear
 from transposable.nn.surgery import Change, densify, sparse_layers, sparsify
 
 __all__ = [
@@ -23,7 +25,9 @@ __all__ = [
     "Compression",
     "DenseMasked",
     "NMCpu",
+    "NMCuda",
     "Refreshed",
+    "SemiLinear",
     "SparseConv1d",
     "SparseConv2d",
     "SparseLayer",

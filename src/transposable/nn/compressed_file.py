@@ -25,6 +25,7 @@ from transposable.nn.compression import CompressedLayer, Compression, become_com
 from transposable.nn.guard import unguard
 from transposable.nn.layer import SparseLayer
 from transposable.nn.selection import shown
+from transposable.nn.semi_compressed import SemiLinear
 from transposable.pattern import Pattern
 from transposable.sparse import Blocking, Stream
 
@@ -43,7 +44,7 @@ def save_compressed(model: nn.Module, path: str | os.PathLike[str]) -> None:
         path: of the file.
 
     Raises:
-        CheckpointError: if the model has no compressed layer.
+        CheckpointError: if the model has no compressed layer, or one that is packed for a GPU.
         OutputError: if the file cannot be written.
 
     Example:
@@ -59,6 +60,13 @@ def save_compressed(model: nn.Module, path: str | os.PathLike[str]) -> None:
         >>> torch.equal(other(torch.ones(1, 16)), model(torch.ones(1, 16)))
         True
     """
+    for name, module in model.named_modules():
+        if isinstance(module, SemiLinear):
+            raise CheckpointError(
+                f"save_compressed: layer {name!r} is packed for a GPU, in a form of torch's own "
+                "that safetensors cannot hold; save the sparse model with its masks, and call "
+                "compress after loading it"
+            )
     if not any(isinstance(module, CompressedLinear) for module in model.modules()):
         raise CheckpointError(
             f"save_compressed: {type(model).__name__} has no compressed layer; call "

@@ -17,9 +17,10 @@ from transposable.nn.compressed import CompressedLinear
 from transposable.nn.guard import unguard
 from transposable.nn.layer import SparseLayer
 from transposable.nn.selection import Names, Selected, select
+from transposable.nn.semi_compressed import SemiLinear, semi_structured, why_not_semi
 from transposable.nn.sharding import is_sharded
 from transposable.pattern import Pattern
-from transposable.sparse import Blocking, Stream
+from transposable.sparse import Blocking, Stream, plan
 from transposable.sparse.ask import why_not_here
 from transposable.sparse.measure import Question
 from transposable.sparse.planner import planner
@@ -79,7 +80,7 @@ def compress(
     exclude: Names = (),
     tokens: int | None = None,
 ) -> Compression:
-    """Turn sparse linear layers into compressed ones, in place, for inference on the CPU.
+    """Turn sparse linear layers into compressed ones, in place, for inference.
 
         y = x (S * W)^T + b   from the kept weights and a 16-bit index
 
@@ -88,10 +89,14 @@ def compress(
     buffer. Outputs are those of the masked layer up to rounding. Everything else in the model stays
     as it is. Save the model with :func:`save_compressed`; train the sparse one that you keep.
 
+    On a GPU layers of 2:4 (and 2:4T) in bfloat16 or float16 become ``SemiLinear``, on torch's
+    semi-structured weights; what they cannot be is left, with the reason. They cannot be saved:
+    save the sparse model, and compress it after loading.
+
     Args:
         model: any module; it may itself be a sparse layer. It runs in eval mode only afterwards.
-        dtype: of the stored values, float32 or bfloat16; default that of each weight. Inputs keep
-            their dtype, and sums are of float32.
+        dtype: of the stored values, float32 or bfloat16 (on a GPU bfloat16 or float16); default
+            that of each weight. Inputs keep their dtype on the CPU, and sums are of float32.
         include, exclude: names of modules as in :func:`sparsify`; default all.
         tokens: rows of a typical input, batch size times sequence length: a layer that
             :func:`transposable.sparse.plan` expects to be faster dense at that size is left.
@@ -120,10 +125,12 @@ def compress(
         >>> done.left["2"]
         'a Linear that is not sparse: sparsify it first'
     """
-    if dtype is not None and dtype not in _DTYPES:
+    on_gpu = any(_on_gpu(parameter) for parameter in model.parameters())
+    if dtype is not None and dtype not in ((*_DTYPES, torch.float16) if on_gpu else _DTYPES):
         raise CompressionError(
             f"compress: received dtype={dtype!r}; values are stored as torch.float32 or "
-            "torch.bfloat16; leave it out to keep the dtype of each weight"
+            "torch.bfloat16 on the CPU, as torch.bfloat16 or torch.float16 on a GPU; leave it out "
+            "to keep the dtype of each weight"
         )
     if tokens is not None and (type(tokens) is not int or tokens < 1):
         raise PlanError(
@@ -133,7 +140,7 @@ def compress(
     chosen: dict[str, SparseLayer] = {}
     left: dict[str, str] = {}
     for one in _selected(model, include, exclude):
-        reason = _why_left(one.module, tokens)
+        reason = _why_left(one.module, tokens, dtype)
         if reason is not None:
             left[one.name] = reason
         else:
@@ -155,9 +162,12 @@ def compress(
         weight = layer.weight
         before = 0 if id(weight) in counted else weight.nbytes
         counted.add(id(weight))
+        pattern, bias = layer.pattern, layer.bias
+        if _on_gpu(weight):
+            layers.append(_become_semi(name, layer, dtype, before))
+            continue
         stream = stream_of(layer, dtype)
         shape = stream.rows, stream.cols
-        pattern, bias = layer.pattern, layer.bias
         become_compressed(layer, stream, pattern, bias)  # type: ignore[arg-type]
         del weight
         after = stream.nbytes
@@ -176,6 +186,29 @@ def become_compressed(
     module.__class__ = CompressedLinear
     assert isinstance(module, CompressedLinear)
     module._become_compressed(stream, pattern, bias)
+
+
+def _on_gpu(weight: torch.Tensor) -> bool:
+    return weight.is_cuda
+
+
+def _become_semi(
+    name: str, layer: SparseLayer, dtype: torch.dtype | None, before: int
+) -> CompressedLayer:
+    """Turn a linear module on a GPU into a :class:`SemiLinear` in place."""
+    module: nn.Module = layer
+    pattern, bias = layer.pattern, getattr(layer, "bias", None)
+    with torch.no_grad():
+        weight = layer.effective_weight().to(dtype or layer.weight.dtype)
+        packed = semi_structured(weight.t() if layer.stored_in_out else weight)
+        bias = None if bias is None else bias.to(packed.dtype)
+    layer.become_dense()
+    module._parameters.clear()
+    module.__class__ = SemiLinear
+    assert isinstance(module, SemiLinear)
+    module._become_compressed(packed, pattern, bias)
+    shape = module.out_features, module.in_features
+    return CompressedLayer(name, shape, pattern, packed.dtype, before, module.nbytes)
 
 
 def stream_of(layer: SparseLayer, dtype: torch.dtype | None) -> Stream:
@@ -200,7 +233,7 @@ def _selected(model: nn.Module, include: Names | None, exclude: Names) -> list[S
         raise
 
 
-def _why_left(module: nn.Module, tokens: int | None) -> str | None:
+def _why_left(module: nn.Module, tokens: int | None, dtype: torch.dtype | None) -> str | None:
     kind = type(module).__name__
     if not isinstance(module, SparseLayer):
         return f"a {kind} that is not sparse: sparsify it first"
@@ -215,10 +248,19 @@ def _why_left(module: nn.Module, tokens: int | None) -> str | None:
         return f"its mask is {tuple(module.mask.shape)} and its weight {tuple(weight.shape)}"
     if module.weighting == "dense":
         return "its mask rests (weighting 'dense')"
+    out, into = weight.shape[::-1] if module.stored_in_out else weight.shape
+    if _on_gpu(weight):
+        kind_of = dtype or weight.dtype
+        reason = why_not_semi((out, into), module.pattern, kind_of, weight.device)
+        if reason is not None or tokens is None:
+            return reason
+        asked = plan(module, tokens=tokens, dtype=kind_of, training=False).forward
+        return None if asked.sparse else f"faster dense at {tokens} tokens: {asked.reason}"
+    if dtype == torch.float16:
+        return "float16: on the CPU values are stored as float32 or bfloat16"
     reason = why_not_here(weight.device, weight.dtype)
     if reason is not None or tokens is None:
         return reason
-    out, into = weight.shape[::-1] if module.stored_in_out else weight.shape
     question = Question(out, into, module.pattern, tokens, weight.dtype, torch.get_num_threads())
     verdict = planner().forward(question)
     return None if verdict.sparse else f"faster dense at {tokens} tokens: {verdict.reason}"
@@ -229,7 +271,7 @@ def _others(model: nn.Module, known: set[str]) -> dict[str, str]:
     found = {}
     for name, module in model.named_modules():
         weight: Any = module._parameters.get("weight")
-        if isinstance(module, CompressedLinear):
+        if isinstance(module, CompressedLinear | SemiLinear):
             found[name] = "compressed already"
         elif name not in known and weight is not None and weight.dim() >= 2:
             kind = type(module).__name__

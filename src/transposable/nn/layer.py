@@ -16,7 +16,7 @@ from transposable.nn import functional
 from transposable.nn.backends import Backend
 from transposable.nn.checkpoint import WEIGHTINGS, Weighting, check_state, decode, encode
 from transposable.nn.masks import best_mask
-from transposable.nn.packed_backend import default_backend
+from transposable.nn.semi_backend import default_backend
 from transposable.nn.sharding import cut_like, local, local_part, whole
 from transposable.pattern import Pattern
 from transposable.solvers import Solver
@@ -41,7 +41,8 @@ class SparseLayer(nn.Module):
         layout: how [out, in, ...] is read as matrices.
         straight_through: whether pruned weights receive a gradient.
         backend: what runs the matmul. By default that of a linear layer or Conv2d asks the plan,
-            see :class:`~transposable.nn.NMCpu`, and any other is dense-masked.
+            see :class:`~transposable.nn.NMCpu` and, on a GPU, :class:`~transposable.nn.NMCuda`;
+            any other is dense-masked.
         stored_in_out: whether the weight is stored [in, out].
     """
 

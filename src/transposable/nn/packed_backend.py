@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _DTYPES = (torch.float32, torch.bfloat16)
 _DENSE = Choice(forward=False, input_gradient=False, weight_gradient=False)
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+PLAIN = (torch.Tensor, torch.nn.Parameter)
 _MOST_KINDS = 1024
 
 
@@ -104,7 +104,7 @@ class NMCpu(Backend):
         if parametrize.is_parametrized(layer):
             return "its weight is parametrized, so that it would be packed for every call"
         weight = layer.weight
-        if is_sharded(weight) or type(weight) not in _PLAIN:
+        if is_sharded(weight) or type(weight) not in PLAIN:
             return f"its weight is a {type(weight).__name__}, and {self.name} runs whole tensors"
         if weight.device.type != "cpu":
             return f"its weight is on {weight.device}, and {self.name} runs on the CPU"
@@ -152,7 +152,7 @@ class NMCpu(Backend):
 
     def _asked(self, layer: SparseLayer, x: torch.Tensor) -> tuple[bool, bool]:
         """Whether anything runs sparse, and whether a call of this kind is always answered so."""
-        if type(x) not in _PLAIN:
+        if type(x) not in PLAIN:
             return True, False  # left to _suits
         if not x.is_cpu:
             return False, False
@@ -211,24 +211,19 @@ def _kind(layer: SparseLayer, x: torch.Tensor) -> Hashable:
     )
 
 
-def default_backend(layer: SparseLayer) -> Backend:
-    """What runs a layer that is told nothing else: its plan, unless its kind or size speak against.
-
-    The device and dtype of a weight may change, and are looked at in every call.
-    """
+def default_on_cpu(layer: SparseLayer) -> bool:
+    """Whether a layer is worth a plan: neither its kind nor its size speak against one."""
     if layer.mask.dim() != 2 and why_dense_conv(layer) is not None:
-        return DENSE_MASKED
-    if why_too_small(layer.mask.numel()) is not None:
-        return DENSE_MASKED
-    return NMCpu().for_layer(layer)
+        return False
+    return why_too_small(layer.mask.numel()) is None
 
 
 def _suits(layer: SparseLayer, x: torch.Tensor) -> bool:
     """Whether the operators can do what is asked of a layer at this moment."""
-    if layer.weighting != "masked" or not _can_be_an_operator(x):
+    if layer.weighting != "masked" or not can_be_an_operator(x):
         return False
     weight, mask, bias = layer.weight, layer.mask, layer.bias
-    if type(weight) not in _PLAIN or type(x) not in _PLAIN or type(mask) is not torch.Tensor:
+    if type(weight) not in PLAIN or type(x) not in PLAIN or type(mask) is not torch.Tensor:
         return False
     if not weight.device == x.device == mask.device == torch.device("cpu"):
         return False
@@ -255,7 +250,8 @@ def _are_images(layer: nn.Conv2d, x: torch.Tensor) -> bool:
     return min(window.output(x.shape[-2] + more[0], x.shape[-1] + more[1])) > 0
 
 
-def _can_be_an_operator(x: torch.Tensor) -> bool:
+def can_be_an_operator(x: torch.Tensor) -> bool:
+    """Whether what happens now is left to an operator: not a transform, a tracer or an export."""
     if torch.compiler.is_compiling():
         return not torch.compiler.is_exporting()
     if bits.is_recorded(x):

@@ -12,7 +12,6 @@ from torch import nn
 from transposable.errors import PlanError
 from transposable.pattern import Pattern
 from transposable.sparse.ask_conv import (
-    DENSE,
     DTYPES,
     PlannedConv,
     checked,
@@ -21,12 +20,25 @@ from transposable.sparse.ask_conv import (
     why_dense_conv,
     window_of,
 )
+from transposable.sparse.ask_semi import (
+    semi_planner,
+    semi_question,
+    why_apart,
+    why_dense_semi,
+    why_unsound_here,
+)
+from transposable.sparse.choice import DENSE, Choice
 from transposable.sparse.conv import Padding
 from transposable.sparse.images import Pair, is_channels_last
 from transposable.sparse.measure import DIRECTIONS, Question
 from transposable.sparse.measure_conv import ConvQuestion
-from transposable.sparse.packed import Choice
-from transposable.sparse.planner import AnyQuestion, Verdict, Verdicts, planner
+from transposable.sparse.planner import (
+    AnyQuestion,
+    Verdict,
+    Verdicts,
+    planner,
+    why_too_small,
+)
 
 MAX_THREADS = 1024
 
@@ -71,10 +83,12 @@ class Plan:
             batch, height, width = self.images
             read = " (out x in x kernel)"
             given = f"{batch} image{'s' if batch != 1 else ''} of {height} x {width}"
-        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        where = str(self.device)
+        if self.device.type == "cpu":
+            where += ", 1 thread" if self.threads == 1 else f", {self.threads} threads"
         dtype = str(self.dtype).removeprefix("torch.")
         lines = [
-            f"{sides}{read}, {self.pattern}, {given}, {dtype}, {self.device}, {threads}",
+            f"{sides}{read}, {self.pattern}, {given}, {dtype}, {where}",
             f"{'direction':15}  {'back end':12}  {'ratio':>5}  reason",
         ]
         for direction in DIRECTIONS:
@@ -117,8 +131,9 @@ def plan(
         stride, padding, dilation: of a convolution that is given by its shape, as for
             ``F.conv2d``; those of a layer are its own.
         channels_last: format of the images; default that of the layer's weight.
-        device: default that of the layer, else the CPU. Only CPUs have a compressed matmul.
-        threads: default ``torch.get_num_threads()``.
+        device: default that of the layer, else the CPU. On a GPU 2:4 masks run on its sparse
+            tensor cores, and tokens are rounded down to three bits instead of one.
+        threads: of a CPU; default ``torch.get_num_threads()``.
         dtype: of weight and input; default that of the layer, else float32.
         training: whether the weight changes before every call, as in training without gradient
             accumulation: then masking it, or packing its values again, counts with the matmuls.
@@ -162,6 +177,7 @@ def plan(
     )
     question: AnyQuestion
     images = None
+    on_gpu = where.type == "cuda"
     if len(shape) == 4 and not reason:
         if tokens is not None:
             raise PlanError(
@@ -188,11 +204,18 @@ def plan(
     else:
         tokens = checked(tokens, "tokens", 0, 1 << 62)
         question = Question(shape[0], shape[1], parsed, tokens, dtype, threads)
-    reason = reason or why_not_here(where, dtype)
+    if on_gpu:
+        reason = reason or why_dense_semi(shape, parsed, dtype, where)
+        if reason is None:
+            bias = getattr(module_or_shape, "bias", None) is not None
+            question = semi_question(shape, parsed, tokens, dtype, where, bias=bias)
+            reason = why_too_small(question.weights, tokens) or why_unsound_here(question)
+    reason = reason or (None if on_gpu else why_not_here(where, dtype))
     if reason is not None:
         verdicts = Verdicts.dense(reason)
     else:
-        verdicts = planner().verdicts(question, training=training)
+        asked = semi_planner(where) if on_gpu else planner()
+        verdicts = asked.verdicts(question, training=training)
         if getattr(module_or_shape, "straight_through", False) and training:
             verdicts = through(verdicts)
     return Plan(
@@ -335,6 +358,8 @@ def why_dense(module: nn.Module) -> str | None:
             return "its weight is sharded: each rank holds a part of it"
         if weight.dim() != 2 and (reason := why_dense_conv(module)):
             return reason
+    if (reason := why_apart(module)) is not None:
+        return reason
     weighting = getattr(module, "weighting", "masked")
     if weighting == "soft":
         return "weighting 'soft': the weights are shrunk anew at every step"

@@ -10,14 +10,13 @@ from torch import nn
 
 from transposable.errors import PlanError
 from transposable.pattern import Pattern
+from transposable.sparse.choice import DENSE, Choice
 from transposable.sparse.conv import pair, symmetric_padding
 from transposable.sparse.images import DecidesConvolutions, Pair, Window
 from transposable.sparse.measure_conv import ConvQuestion
-from transposable.sparse.packed import Choice
 from transposable.sparse.planner import planner
 
 DTYPES = (torch.float32, torch.bfloat16)
-DENSE = Choice(forward=False, input_gradient=False, weight_gradient=False)
 
 
 def window_of(layer: nn.Conv2d) -> tuple[Window, Pair]:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from transposable.errors import DeviceError, MaskError, SparseFormatError
 from transposable.sparse.checks import VALUE_DTYPES
+from transposable.sparse.handles import find_packed
 from transposable.sparse.images import (
     Pair,
     Window,
@@ -22,8 +23,8 @@ from transposable.sparse.images import (
     empty_images,
     is_channels_last,
 )
-from transposable.sparse.ops import as_handle, autocast, kept, no_second_derivative, packed_of
-from transposable.sparse.packed import find_packed
+from transposable.sparse.ops import as_handle, autocast, kept, no_second_derivative
+from transposable.sparse.packed import stream_packing
 
 Padding = int | Pair | Literal["same", "valid"]
 
@@ -143,7 +144,7 @@ def _conv(
     padding: list[int],
     dilation: list[int],
 ) -> torch.Tensor:
-    packed, window = packed_of(handle), _window(weight, stride, padding, dilation)
+    packed, window = stream_packing(handle), _window(weight, stride, padding, dilation)
     last = is_channels_last(x) or is_channels_last(weight)
     size = window.output(x.shape[2], x.shape[3])
     if choice_of(packed, x.shape, x.shape[0] * size[0] * size[1], last, x.dtype).forward:
@@ -173,7 +174,7 @@ def _input_gradient(
     dilation: list[int],
     channels_last: bool,
 ) -> torch.Tensor:
-    packed, window = packed_of(handle), _window(weight, stride, padding, dilation)
+    packed, window = stream_packing(handle), _window(weight, stride, padding, dilation)
     shape = dy.shape[0], weight.shape[1], *size
     choice = choice_of(packed, shape, _pixels(dy), channels_last, dy.dtype)
     if choice.input_gradient and window.stride == (1, 1):
@@ -204,7 +205,7 @@ def _weight_gradient(
     dilation: list[int],
     channels_last: bool,
 ) -> torch.Tensor:
-    packed, window = packed_of(handle), _window(mask, stride, padding, dilation)
+    packed, window = stream_packing(handle), _window(mask, stride, padding, dilation)
     out = torch.empty_like(mask, dtype=torch.float32)
     if choice_of(packed, x.shape, _pixels(dy), channels_last, x.dtype).weight_gradient:
         with packed.use(None, mask) as stream:

@@ -10,7 +10,8 @@ import torch
 from transposable import _core
 from transposable.errors import DeviceError, SparseFormatError
 from transposable.sparse.checks import VALUE_DTYPES
-from transposable.sparse.packed import Choice, PackedWeight
+from transposable.sparse.choice import Choice
+from transposable.sparse.packed import PackedWeight
 from transposable.sparse.stream import Stream
 
 Pair = tuple[int, int]

@@ -107,6 +107,7 @@ def compare(
     *,
     clock: Callable[[], float] = time.perf_counter,
     seconds: float = BUDGET,
+    sample: float = _SAMPLE,
 ) -> Timing:
     """Time two calls in turns.
 
@@ -119,6 +120,7 @@ def compare(
         dense, sparse: what is timed.
         clock: seconds now.
         seconds: for everything, by that clock; at least 5 pairs are timed.
+        sample: seconds of one timing, which repeats calls that are shorter.
 
     Example:
         >>> ticks = iter(range(10_000))
@@ -128,7 +130,7 @@ def compare(
     started = clock()
     dense()
     sparse()
-    repeat = _repetitions(dense, sparse, clock)
+    repeat = _repetitions(dense, sparse, clock, sample)
     pairs: list[tuple[float, float]] = []
     while len(pairs) < _FEWEST or (len(pairs) < _MOST and clock() - started < seconds):
         if len(pairs) % 2:
@@ -148,10 +150,13 @@ def compare(
 
 
 def _repetitions(
-    dense: Callable[[], object], sparse: Callable[[], object], clock: Callable[[], float]
+    dense: Callable[[], object],
+    sparse: Callable[[], object],
+    clock: Callable[[], float],
+    sample: float,
 ) -> int:
     shortest = min(_time(dense, 1, clock), _time(sparse, 1, clock))
-    return max(1, min(100, round(_SAMPLE / max(shortest, 1e-9))))
+    return max(1, min(100, round(sample / max(shortest, 1e-9))))
 
 
 def _time(call: Callable[[], object], repeat: int, clock: Callable[[], float]) -> float:

@@ -7,15 +7,19 @@ what has died, the weight is packed for this call only.
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import torch
 from torch.nn import functional as F
 
 from transposable.errors import DeviceError, LayerError, MaskError, SparseFormatError
 from transposable.sparse.checks import VALUE_DTYPES
-from transposable.sparse.packed import PackedWeight, find_packed
+from transposable.sparse.handles import Packing, find_packed
+from transposable.sparse.packed import PackedWeight
+from transposable.sparse.semi.operand import DTYPES
 
+# A graph that torch replays by itself would repeat the products, and not what packs the weight.
+TAGS: Final = (torch.Tag.cudagraph_unsafe,)
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -26,23 +30,27 @@ def nm_linear(
     bias: torch.Tensor | None = None,
     handle: int | torch.Tensor = 0,
     straight_through: bool = False,
+    estimate: bool = False,
 ) -> torch.Tensor:
     """``F.linear`` with a masked weight, on its kept entries only: x (S * W)^T + b.
 
         dx = dy (S * W),   dW = S * (dy^T x), or dy^T x with ``straight_through``,   db = sum dy
 
     Args:
-        x: [..., in], float32 or bfloat16, on the CPU. Under autocast x is cast; the weight never
-            is, since its cast would be another tensor to pack for every call: products are of the
-            cast x and the weight itself, which is closer to the float32 result than a dense
-            autocast matmul.
+        x: [..., in], float32 or bfloat16 on the CPU, bfloat16 or float16 on a GPU. Under autocast
+            x is cast; on the CPU the weight never is, since its cast would be another tensor to
+            pack for every call: products are of the cast x and the weight itself, which is closer
+            to the float32 result than a dense autocast matmul. On a GPU it is packed in the dtype
+            of x.
         weight: [out, in], any float, any strides; pruned entries may be anything.
         mask: bool [out, in], True where the weight is kept.
         bias: [out] or None.
-        handle: of the :class:`PackedWeight` that keeps the streams; 0 for none. Compiled code
+        handle: of the :class:`PackedWeight` that keeps the streams, or of the ``SemiWeight`` that
+            keeps a 2:4 weight packed; 0 for none, which is dense on a GPU. Compiled code
             should be given its ``tag``, the same as a tensor: a number is compiled in, so that
             each layer would have to be compiled for itself.
         straight_through: whether pruned weights receive a gradient.
+        estimate: whether the weight gradient is that of a ``SemiWeight`` that estimates it.
 
     Returns:
         [..., out] in the dtype of x; sums are of float32. A second derivative is an error.
@@ -50,7 +58,7 @@ def nm_linear(
     Raises:
         SparseFormatError: if a shape or dtype does not fit.
         MaskError: if the mask is no bool tensor in the shape of the weight.
-        DeviceError: if a tensor is not on the CPU.
+        DeviceError: if a tensor is on another kind of device, or they are on several.
 
     Complexity: kept / all of the dense products in each of the three matmuls that the decision of
     the :class:`PackedWeight` leaves sparse.
@@ -69,15 +77,16 @@ def nm_linear(
     x = autocast(x)
     _check(x, weight, mask, bias)
     y: torch.Tensor = torch.ops.transposable.nm_linear(
-        x, weight, mask, bias, as_handle(handle), straight_through
+        x, weight, mask, bias, as_handle(handle), straight_through, estimate
     )
     return y
 
 
 def autocast(x: torch.Tensor) -> torch.Tensor:
     """The input of an operator, cast if autocast is on: a custom operator has to do it itself."""
-    if torch.is_autocast_enabled("cpu") and x.is_floating_point() and x.dtype != torch.float64:
-        return x.to(torch.get_autocast_dtype("cpu"))
+    kind = x.device.type if x.device.type == "cuda" else "cpu"
+    if torch.is_autocast_enabled(kind) and x.is_floating_point() and x.dtype != torch.float64:
+        return x.to(torch.get_autocast_dtype(kind))
     return x
 
 
@@ -89,9 +98,10 @@ def as_handle(handle: int | torch.Tensor) -> torch.Tensor:
 @torch.library.custom_op(
     "transposable::nm_linear",
     mutates_args=(),
-    device_types="cpu",
+    device_types=("cpu", "cuda"),
     schema="(Tensor x, Tensor weight, Tensor mask, Tensor? bias, Tensor handle, "
-    "bool straight_through) -> Tensor",
+    "bool straight_through, bool estimate=False) -> Tensor",
+    tags=TAGS,
 )
 def _linear(
     x: torch.Tensor,
@@ -100,47 +110,55 @@ def _linear(
     bias: torch.Tensor | None,
     handle: torch.Tensor,
     straight_through: bool,
+    estimate: bool = False,
 ) -> torch.Tensor:
-    packed = packed_of(handle)
-    if packed.decide(_tokens(x), x.dtype).forward:
-        with packed.use(weight, mask) as stream:
-            return stream.matmul(x, bias)
-    with torch.autocast("cpu", enabled=False):
+    packed = _packed_of(handle, x)
+    if packed is not None and packed.decision(x).forward:
+        y = packed.product(x, weight, mask, bias)
+        if y is not None:
+            return y
+    with torch.autocast(x.device.type, enabled=False):
         return F.linear(x, kept(weight, mask).to(x.dtype), None if bias is None else bias.to(x))
 
 
 @torch.library.custom_op(
     "transposable::nm_input_gradient",
     mutates_args=(),
-    device_types="cpu",
+    device_types=("cpu", "cuda"),
     schema="(Tensor dy, Tensor weight, Tensor mask, Tensor handle) -> Tensor",
+    tags=TAGS,
 )
 def _input_gradient(
     dy: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor, handle: torch.Tensor
 ) -> torch.Tensor:
-    packed = packed_of(handle)
-    if packed.decide(_tokens(dy), dy.dtype).input_gradient:
-        with packed.use(weight, mask, transposed=True) as stream:
-            return stream.matmul(dy)
-    with torch.autocast("cpu", enabled=False):
+    packed = _packed_of(handle, dy)
+    if packed is not None and packed.decision(dy).input_gradient:
+        dx = packed.product(dy, weight, mask, transposed=True)
+        if dx is not None:
+            return dx
+    with torch.autocast(dy.device.type, enabled=False):
         return dy @ kept(weight, mask).to(dy.dtype)
 
 
 @torch.library.custom_op(
     "transposable::nm_weight_gradient",
     mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor x, Tensor dy, Tensor mask, Tensor handle) -> Tensor",
+    device_types=("cpu", "cuda"),
+    schema="(Tensor x, Tensor dy, Tensor? mask, Tensor handle) -> Tensor",
+    tags=TAGS,
 )
 def _weight_gradient(
-    x: torch.Tensor, dy: torch.Tensor, mask: torch.Tensor, handle: torch.Tensor
+    x: torch.Tensor, dy: torch.Tensor, mask: torch.Tensor | None, handle: torch.Tensor
 ) -> torch.Tensor:
-    packed = packed_of(handle)
-    if packed.decide(_tokens(x), x.dtype).weight_gradient:
-        with packed.use(None, mask) as stream:
-            return stream.weight_gradient(x, dy)
-    with torch.autocast("cpu", enabled=False):
-        return kept(_outer(dy, x).float(), mask)
+    packed = _packed_of(handle, x)
+    dw = None
+    if packed is not None and packed.decision(x).weight_gradient:
+        dw = packed.weight_gradient(x, dy, mask)
+    if dw is not None:
+        return dw
+    with torch.autocast(x.device.type, enabled=False):
+        dw = _outer(dy, x).to(gradient_dtype(x))
+        return dw if mask is None else kept(dw, mask)
 
 
 @_linear.register_fake
@@ -151,6 +169,7 @@ def _linear_like(
     bias: torch.Tensor | None,
     handle: torch.Tensor,
     straight_through: bool,
+    estimate: bool = False,
 ) -> torch.Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
@@ -164,13 +183,13 @@ def _input_gradient_like(
 
 @_weight_gradient.register_fake
 def _weight_gradient_like(
-    x: torch.Tensor, dy: torch.Tensor, mask: torch.Tensor, handle: torch.Tensor
+    x: torch.Tensor, dy: torch.Tensor, mask: torch.Tensor | None, handle: torch.Tensor
 ) -> torch.Tensor:
-    return x.new_empty(mask.shape, dtype=torch.float32)
+    return x.new_empty((dy.shape[-1], x.shape[-1]), dtype=gradient_dtype(x))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-    x, weight, mask, bias, handle, straight_through = inputs
+    x, weight, mask, bias, handle, straight_through, estimate = inputs
     for_x, for_weight = ctx.needs_input_grad[:2]
     ctx.save_for_backward(
         x if for_weight else None,
@@ -178,7 +197,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
         mask if for_x or (for_weight and not straight_through) else None,
         handle if for_x or for_weight else None,
     )
-    ctx.straight_through = straight_through
+    ctx.straight_through, ctx.estimate = straight_through, estimate
     ctx.weight_dtype = weight.dtype
     ctx.bias_dtype = None if bias is None else bias.dtype
     # The layer may die before its gradient is asked for. A compiler's handle has no value yet.
@@ -192,12 +211,15 @@ def _backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     if ctx.needs_input_grad[0]:
         dx = ops.nm_input_gradient(dy, weight, mask, handle)
     if ctx.needs_input_grad[1]:
-        through = ctx.straight_through
-        dw = _outer(dy, x) if through else ops.nm_weight_gradient(x, dy, mask, handle)
+        if ctx.straight_through and not ctx.estimate:
+            dw = _outer(dy, x)
+        else:
+            seen = None if ctx.straight_through else mask
+            dw = ops.nm_weight_gradient(x, dy, seen, handle)
         dw = dw.to(ctx.weight_dtype)
     if ctx.needs_input_grad[3]:
         db = _rows(dy).sum(0, dtype=ctx.bias_dtype)
-    return dx, dw, None, db, None, None
+    return dx, dw, None, db, None, None, None
 
 
 def no_second_derivative(ctx: Any, *gradients: torch.Tensor) -> NoReturn:
@@ -214,13 +236,18 @@ _input_gradient.register_autograd(no_second_derivative)
 _weight_gradient.register_autograd(no_second_derivative)
 
 
-def packed_of(handle: torch.Tensor) -> PackedWeight:
+def gradient_dtype(x: torch.Tensor) -> torch.dtype:
+    """In which the gradient of a weight leaves its operator: streams sum in float32."""
+    return torch.float32 if x.device.type in ("cpu", "meta") else x.dtype
+
+
+def _packed_of(handle: torch.Tensor, x: torch.Tensor) -> Packing | None:
     """What is packed under a handle; if that is nothing, what packs for this call only."""
-    return find_packed(int(handle)) or PackedWeight()
-
-
-def _tokens(x: torch.Tensor) -> int:
-    return x.shape[:-1].numel()
+    found = find_packed(int(handle))
+    if isinstance(found, PackedWeight) or found is None:
+        # Streams are of the CPU, to which a layer may have been moved, or from which.
+        return (found or PackedWeight()) if x.device.type == "cpu" else None
+    return found
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
@@ -241,10 +268,13 @@ def _check(
     x: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor, bias: torch.Tensor | None
 ) -> None:
     for name, tensor in (("x", x), ("weight", weight), ("mask", mask), ("bias", bias)):
-        if tensor is not None and tensor.device.type != "cpu":
+        if tensor is not None and (
+            tensor.device.type not in ("cpu", "cuda") or tensor.device != x.device
+        ):
             raise DeviceError(
-                f"nm_linear: {name} is on {tensor.device}; the operator is for the CPU: move all "
-                "tensors there, or use transposable.nn.functional.linear"
+                f"nm_linear: {name} is on {tensor.device} and x on {x.device}; the operator is for "
+                "the CPU and CUDA: move all tensors to one of them, or use "
+                "transposable.nn.functional.linear"
             )
     if mask.dtype != torch.bool or mask.shape != weight.shape:
         raise MaskError(
@@ -258,9 +288,10 @@ def _check(
             f"{None if bias is None else tuple(bias.shape)}; they are [..., in], [out, in] and "
             "[out]"
         )
-    if x.dtype not in VALUE_DTYPES or not weight.is_floating_point():
+    dtypes = VALUE_DTYPES if x.device.type == "cpu" else DTYPES
+    if x.dtype not in dtypes or not weight.is_floating_point():
         raise SparseFormatError(
-            f"nm_linear: received x of {x.dtype} and a weight of {weight.dtype}; x must be float32 "
-            "or bfloat16 and the weight a float; cast them, or use "
+            f"nm_linear: received x of {x.dtype} and a weight of {weight.dtype}; x must be one of "
+            f"{dtypes} on this device and the weight a float; cast them, or use "
             "transposable.nn.functional.linear, which takes all floats"
         )

@@ -3,68 +3,20 @@
 from __future__ import annotations
 
 import copy
-import itertools
-import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Final, Self
-from weakref import WeakValueDictionary
+from typing import Any, Self
 
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from transposable.errors import DeviceError, LayerError, MaskError, SparseFormatError
 from transposable.pattern import Pattern
+from transposable.sparse.choice import Decide, always_sparse
+from transposable.sparse.handles import Packing, find_packed, register
+from transposable.sparse.seen import Seen
 from transposable.sparse.stream import FLOAT_DTYPES, Blocking, Stream
-
-SAMPLES: Final = 1024
-"""Entries of a tensor that are compared to see a change that torch has not counted."""
-
-_BITS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Which of the three matmuls of a layer run sparse; the others run dense-masked.
-
-    Attributes:
-        forward: y = x W~^T.
-        input_gradient: dx = dy W~.
-        weight_gradient: dW = dy^T x at the kept positions; dense anyway where pruned weights
-            receive a gradient.
-
-    Example:
-        >>> Choice(weight_gradient=False)
-        Choice(forward=True, input_gradient=True, weight_gradient=False)
-    """
-
-    forward: bool = True
-    input_gradient: bool = True
-    weight_gradient: bool = True
-
-    @property
-    def any(self) -> bool:
-        """Whether anything runs sparse."""
-        return self.forward or self.input_gradient or self.weight_gradient
-
-
-Decide = Callable[[int, torch.dtype], Choice]
-"""What runs sparse for a number of tokens (rows of x, pixels of a convolution's output) of a dtype;
-asked at every call."""
-
-
-def always_sparse(tokens: int, dtype: torch.dtype) -> Choice:
-    """All three matmuls sparse, whatever the input.
-
-    Example:
-        >>> always_sparse(256, torch.float32).forward
-        True
-    """
-    return Choice()
 
 
 def matrix(weight: torch.Tensor, *, transposed: bool = False) -> torch.Tensor:
@@ -93,7 +45,7 @@ def matrix(weight: torch.Tensor, *, transposed: bool = False) -> torch.Tensor:
     return weight.permute(0, 2, 3, 1).reshape(out, taps * into)
 
 
-class PackedWeight:
+class PackedWeight(Packing):
     """Forward and transposed stream of one weight, packed anew only when weight or mask change.
 
     A change is seen by the storage, address, shape, strides, dtype and version of a tensor, and by
@@ -152,10 +104,7 @@ class PackedWeight:
         self._lock = threading.Lock()
         self._process = os.getpid()
         self.forget()
-        self.handle = next(_HANDLES)
-        _PACKED[self.handle] = self
-        with torch.inference_mode(False):  # autograd saves it
-            self.tag = torch.tensor(self.handle, device="cpu")
+        self.handle, self.tag = register(self)
 
     def forget(self) -> None:
         """Pack everything anew at the next call: after a change that nothing else shows."""
@@ -228,6 +177,26 @@ class PackedWeight:
             with self._guard():
                 direction.users -= 1
 
+    def product(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        mask: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        *,
+        transposed: bool = False,
+    ) -> torch.Tensor:
+        with self.use(weight, mask, transposed=transposed) as stream:
+            return stream.matmul(x, bias)
+
+    def weight_gradient(
+        self, x: torch.Tensor, dy: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        if mask is None:
+            return None
+        with self.use(None, mask) as stream:
+            return stream.weight_gradient(x, dy)
+
     def __repr__(self) -> str:
         return f"PackedWeight({self.pattern}, handle={self.handle})"
 
@@ -247,15 +216,10 @@ class PackedWeight:
         return self._lock
 
 
-def find_packed(handle: int) -> PackedWeight | None:
-    """The living PackedWeight of a handle, or None.
-
-    Example:
-        >>> packed = PackedWeight()
-        >>> find_packed(packed.handle) is packed, find_packed(0)
-        (True, None)
-    """
-    return _PACKED.get(handle)
+def stream_packing(handle: torch.Tensor) -> PackedWeight:
+    """What keeps streams under a handle; if that is nothing, what packs for this call only."""
+    found = find_packed(int(handle))
+    return found if isinstance(found, PackedWeight) else PackedWeight()
 
 
 class _Direction:
@@ -267,14 +231,14 @@ class _Direction:
         self.flipped = flipped
         self.stream: Stream | None = None
         self.users = 0
-        self._mask: _Seen | None = None
-        self._weight: _Seen | None = None
+        self._mask: Seen | None = None
+        self._weight: Seen | None = None
 
     def update(
         self, weight: torch.Tensor | None, mask: torch.Tensor, pattern: Pattern | None
     ) -> Stream:
         if self.stream is None or self._mask is None or not self._mask.is_still(mask):
-            seen = _Seen(mask)  # before it is read: a change meanwhile is a change
+            seen = Seen(mask)  # before it is read: a change meanwhile is a change
             oriented = matrix(mask, transposed=self.flipped)
             dtype = torch.float32 if weight is None else _dtype_of_values(weight)
             blocking = Blocking.best(pattern, oriented.shape[1])
@@ -282,63 +246,12 @@ class _Direction:
             self._mask, self._weight = seen, None
         if weight is not None and (self._weight is None or not self._weight.is_still(weight)):
             dtype = _dtype_of_values(weight)
-            seen, self._weight = _Seen(weight), None
+            seen, self._weight = Seen(weight), None
             if self.users or self.stream.values.dtype != dtype:
                 self.stream = self.stream.empty_like(dtype)
             self.stream.fill(matrix(weight.detach(), transposed=self.flipped))
             self._weight = seen
         return self.stream
-
-
-class _Seen:
-    """A tensor as it was, by everything that tells without reading all of it."""
-
-    __slots__ = ("_bits", "_storage", "_traits")
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        # A weak reference keeps the number of the storage from being given to another one.
-        self._storage = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
-        self._traits = _traits(tensor)
-        self._bits = _sample(tensor)
-
-    def is_still(self, tensor: torch.Tensor) -> bool:
-        if tensor.is_inference() or self._traits != _traits(tensor):
-            return False
-        return torch.equal(self._bits, _sample(tensor))
-
-
-def _traits(tensor: torch.Tensor) -> tuple[Any, ...]:
-    return (
-        tensor.untyped_storage()._cdata,
-        tensor.data_ptr(),
-        tensor.shape,
-        tensor.stride(),
-        tensor.dtype,
-        None if tensor.is_inference() else tensor._version,
-    )
-
-
-def _sample(tensor: torch.Tensor) -> torch.Tensor:
-    """Up to SAMPLES entries as integers, which have no NaN."""
-    at = _lattice(*tensor.shape)
-    return tensor.detach()[at].view(_BITS[tensor.element_size()])
-
-
-@lru_cache(maxsize=256)
-def _lattice(rows: int, *inner: int) -> tuple[torch.Tensor, ...]:
-    """Places spread over a matrix: all if it is small, else in as many rows and columns as can.
-
-    All dimensions but the first count as its columns.
-    """
-    cols = math.prod(inner)
-    with torch.inference_mode(False):
-        number = torch.arange(min(rows * cols, SAMPLES))
-        if rows * cols <= SAMPLES:
-            row, col = number // max(cols, 1), number % max(cols, 1)
-        else:
-            # 633 has no factor in common with 1,024, and is near its golden section.
-            row, col = number * rows // SAMPLES, number * 633 % SAMPLES * cols // SAMPLES
-        return row, *torch.unravel_index(col, inner)
 
 
 def _dtype_of_values(weight: torch.Tensor) -> torch.dtype:
@@ -375,7 +288,3 @@ def _restored(
     kind: type[PackedWeight], pattern: Pattern | None, transposed: bool, decide: Decide
 ) -> PackedWeight:
     return kind(pattern, transposed=transposed, decide=decide)
-
-
-_HANDLES: Final = itertools.count(1)
-_PACKED: Final[WeakValueDictionary[int, PackedWeight]] = WeakValueDictionary()

@@ -7,17 +7,18 @@ import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import torch
 
 from transposable import _core
 from transposable.sparse.cache import Entry, PlanCache
+from transposable.sparse.choice import Choice
 from transposable.sparse.measure import DIRECTIONS, Part, Question, Timing, measure
 from transposable.sparse.measure_conv import ConvQuestion, measure_conv
-from transposable.sparse.packed import Choice
+from transposable.sparse.semi.measure import SemiQuestion, measure_semi
 
-BackendName = Literal["nm_cpu", "dense_masked"]
+BackendName = Literal["nm_cpu", "cusparselt", "cutlass", "reference", "dense_masked"]
 
 LEAST_RATIO: Final = 1.05
 """The median of the measured ratios above which the sparse matmul runs."""
@@ -29,11 +30,13 @@ OPERATOR: Final = 2e-4
 """Seconds that a dense product costs more inside of an operator than in the dense layer: 0.05 to
 0.1 ms of a linear layer, 0.15 to 0.2 of a convolution, on a core of 2 to 3 GHz."""
 
+NOT_TRANSPOSABLE: Final = "the pattern is not transposable: W^T has no packed form"
+DENSE_GRADIENT: Final = "dense by choice: only its 2:4 estimate (mvue) would run sparse"
 STRIDED: Final = "the input gradient of a convolution with a stride is dense"
 
 FEWEST_TOKENS: Final = 16
 SMALLEST_WEIGHT: Final = 128 * 128
-AnyQuestion = Question | ConvQuestion
+AnyQuestion = Question | ConvQuestion | SemiQuestion
 Measure = Callable[[AnyQuestion, Collection[Part]], Mapping[Part, Timing]]
 
 
@@ -41,6 +44,8 @@ def measure_any(question: AnyQuestion, parts: Collection[Part]) -> Mapping[Part,
     """Time parts of a layer, of whatever kind it is."""
     if isinstance(question, ConvQuestion):
         return measure_conv(question, parts)
+    if isinstance(question, SemiQuestion):
+        return measure_semi(question, parts)
     return measure(question, parts)
 
 
@@ -49,7 +54,7 @@ class Verdict:
     """What runs one direction of a layer.
 
     Attributes:
-        backend: "nm_cpu" or "dense_masked".
+        backend: "nm_cpu" on a CPU, "cusparselt" or "cutlass" on a GPU, or "dense_masked".
         ratio: time of dense / time of sparse where that was measured.
         reason: why, in words.
 
@@ -65,7 +70,7 @@ class Verdict:
     @property
     def sparse(self) -> bool:
         """Whether the compressed matmul runs."""
-        return self.backend == "nm_cpu"
+        return self.backend != "dense_masked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +123,14 @@ class Planner:
         return self._answer(
             question,
             _parts(question, training),
-            functools.partial(judge, training=training),
+            functools.partial(judge, training=training, backend=backend_of(question)),
             may_measure,
         )
 
     def forward(self, question: AnyQuestion, *, may_measure: bool = True) -> Verdict:
         """What runs the forward pass of a layer whose weight stays; measures nothing else."""
-        return self._answer(question, ("forward",), _judge_forward, may_measure).forward
+        judged = functools.partial(_judge_forward, backend=backend_of(question))
+        return self._answer(question, ("forward",), judged, may_measure).forward
 
     def _answer(
         self,
@@ -167,10 +173,21 @@ def planner() -> Planner:
     return Planner()
 
 
-def judge(timings: Mapping[Part, Timing], *, training: bool) -> Verdicts:
+def backend_of(question: AnyQuestion) -> BackendName:
+    """What runs the sparse matmuls of a question."""
+    if isinstance(question, SemiQuestion):
+        return cast(BackendName, question.backend)
+    return "nm_cpu"
+
+
+def judge(
+    timings: Mapping[Part, Timing], *, training: bool, backend: BackendName = "nm_cpu"
+) -> Verdicts:
     """The back ends that timings speak for.
 
-    Without an input gradient among them that is dense: the one of a strided convolution.
+    Without an input gradient among them that is dense: the one of a strided convolution, and on a
+    GPU that of a pattern that is not transposable. On a GPU so is the weight gradient, but for an
+    estimate that was asked for.
 
     In training both sides pay for a weight that has changed: dense masks it, and masks its
     gradient; sparse packs its values again, for each of the two streams that is used. There the
@@ -191,14 +208,18 @@ def judge(timings: Mapping[Part, Timing], *, training: bool) -> Verdicts:
     if "input_gradient" in timings:
         if training:
             pack_transposed = timings["refresh_transposed"].sparse
-        input_gradient = _judge(timings["input_gradient"], 0.0, pack_transposed)
+        input_gradient = _judge(timings["input_gradient"], 0.0, pack_transposed, backend)
     else:
-        input_gradient = Verdict("dense_masked", None, STRIDED)
+        reason = STRIDED if backend == "nm_cpu" else NOT_TRANSPOSABLE
+        input_gradient = Verdict("dense_masked", None, reason)
     # One dense product is enough to need the masked weight.
-    forward = _judge(timings["forward"], masking if input_gradient.sparse else 0.0, pack)
+    forward_mask = masking if input_gradient.sparse else 0.0
+    forward = _judge(timings["forward"], forward_mask, pack, backend)
+    if "weight_gradient" not in timings:
+        return Verdicts(forward, input_gradient, Verdict("dense_masked", None, DENSE_GRADIENT))
     # Dense in both, the operators mask the weight once for each, and the dense layer once in all.
     again = 0.0 if forward.sparse or input_gradient.sparse else masking
-    weight_gradient = _judge(timings["weight_gradient"], masking, again)
+    weight_gradient = _judge(timings["weight_gradient"], masking, again, backend)
     verdicts = Verdicts(forward, input_gradient, weight_gradient)
     if training and verdicts.choice.any:
         gain = _whole(verdicts, timings)
@@ -239,14 +260,16 @@ def _all_dense(verdicts: Verdicts, why: str) -> Verdicts:
     )
 
 
-def _judge_forward(timings: Mapping[Part, Timing]) -> Verdicts:
-    forward = _judge(timings["forward"], 0.0, 0.0)
+def _judge_forward(timings: Mapping[Part, Timing], backend: BackendName) -> Verdicts:
+    forward = _judge(timings["forward"], 0.0, 0.0, backend)
     return Verdicts(
         forward, *[Verdict("dense_masked", None, "only the forward pass is planned")] * 2
     )
 
 
-def _judge(timing: Timing, dense_extra: float, sparse_extra: float) -> Verdict:
+def _judge(
+    timing: Timing, dense_extra: float, sparse_extra: float, backend: BackendName
+) -> Verdict:
     ratio, low = timing.ratio, timing.low
     if dense_extra or sparse_extra:
         dense, sparse = timing.dense + dense_extra, timing.sparse + sparse_extra
@@ -256,7 +279,7 @@ def _judge(timing: Timing, dense_extra: float, sparse_extra: float) -> Verdict:
     elif low <= LEAST_LOW:
         reason = f"measured {ratio:.2f} x the speed of dense, but {low:.2f} in the lower quartile"
     else:
-        return Verdict("nm_cpu", ratio, f"measured {ratio:.2f} x the speed of dense")
+        return Verdict(backend, ratio, f"measured {ratio:.2f} x the speed of dense")
     return Verdict("dense_masked", ratio, reason)
 
 
@@ -269,7 +292,8 @@ def fixed_rule(question: AnyQuestion) -> Verdicts:
     more, 256 tokens and more; in the weight gradient four times as many if more than a quarter of
     the weights is kept; and the gradients only if the pattern is transposable. Of a convolution the
     sides are its channels, in and out, and the tokens the pixels of its output; with several taps
-    and more than a quarter kept its weight gradient is dense.
+    and more than a quarter kept its weight gradient is dense. On a GPU everything is dense: the
+    algorithms of its libraries are chosen by the clock.
 
     Example:
         >>> from transposable import Pattern
@@ -278,6 +302,8 @@ def fixed_rule(question: AnyQuestion) -> Verdicts:
         'fixed rule, since torch is to be deterministic: a side of less than 256'
     """
     rule = "fixed rule, since torch is to be deterministic"
+    if isinstance(question, SemiQuestion):
+        return Verdicts.dense(f"{rule}: dense on a GPU")
     pattern = question.pattern
     problem = None
     if _core.isa() not in ("avx512", "avx2"):
@@ -323,6 +349,14 @@ def why_too_small(weights: int, tokens: int | None = None, unit: str = "tokens")
 
 def _parts(question: AnyQuestion, training: bool) -> tuple[Part, ...]:
     parts: tuple[Part, ...] = DIRECTIONS
+    if isinstance(question, SemiQuestion):
+        both = question.pattern.transposable
+        parts = ("forward", "input_gradient") if both else ("forward",)
+        if question.weight_gradient == "mvue":
+            parts += ("weight_gradient",)
+        if training:
+            parts += ("refresh", "refresh_transposed") if both else ("refresh",)
+        return parts
     if training:
         parts += ("refresh", "refresh_transposed")
     if isinstance(question, ConvQuestion) and question.window.stride != (1, 1):
