@@ -86,12 +86,17 @@ def plain(bordered: Images, size: int = 250) -> list[torch.Tensor]:
     return list(normalised(inner).split(size))
 
 
-def top1(net: torch.nn.Module, images: Images, size: int = 500) -> float:
-    """Percentage of images whose largest output is the label, in float32."""
+def right(net: torch.nn.Module, images: Images, size: int = 500) -> torch.Tensor:
+    """Whether the largest output is the label, bool [n], image by image, in float32."""
     net.eval()
-    right = 0
+    found = []
     with torch.inference_mode():
         for start in range(0, len(images), size):
             part = images.part(start, start + size)
-            right += int((net(normalised(part.pixels)).argmax(1) == part.labels).sum())
-    return 100 * right / len(images)
+            found.append(net(normalised(part.pixels)).argmax(1) == part.labels)
+    return torch.cat(found)
+
+
+def top1(net: torch.nn.Module, images: Images, size: int = 500) -> float:
+    """Percentage of images whose largest output is the label, in float32."""
+    return 100 * int(right(net, images, size).sum()) / len(images)

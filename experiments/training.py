@@ -1,4 +1,4 @@
-"""The training loop of all experiments: bfloat16 autocast, one rate schedule, resumable by epoch.
+"""The training loop of all experiments: bfloat16 autocast as a rule, one rate schedule, resumable by epoch.
 
 It is the loop of any PyTorch program; the sparse runs differ from the dense one in a single line,
 ``controller.step()``.
@@ -48,6 +48,7 @@ class Task:
     loss: Callable[[nn.Module, Any], torch.Tensor]
     controller: MaskController | None = None
     clip: float | None = None
+    autocast: bool = True
 
 
 @dataclass
@@ -74,7 +75,7 @@ def fit(task: Task, run: Run, store: RunStore) -> Progress:
         for batch in task.batches(generator):
             for group in task.optimizer.param_groups:
                 group["lr"] = task.rate.at(progress.epoch * task.steps_per_epoch + count, steps)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=task.autocast):
                 loss = task.loss(task.net, batch)
             loss.backward()
             if task.clip is not None:

@@ -1,0 +1,232 @@
+"""Diversity on the page: table 1, and accuracy against it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from experiments.paper.accuracy import DENSE, NETWORKS, STAGES
+from experiments.paper.common import PATTERNS
+from experiments.paper.shown.base import OKABE, Documents, Section, canvas, own, save, span
+from experiments.paper.verdicts import (
+    JOINED,
+    NO_WORSE,
+    Claim,
+    Finding,
+    Verdict,
+    joined,
+    no_worse,
+)
+from experiments.tables import markdown
+
+SIGNIFICANT: Final = 0.05
+COUNT = Claim(
+    "4:8T allows more masks than 2:4",
+    "table 1",
+    "Exact integers for one 8 x 8 block.",
+)
+RANKS = Claim(
+    "The more masks a pattern allows, the more accurate the network at 50 %",
+    "figure 3a",
+    "Kendall's tau of the exact number of masks and the accuracy over the six patterns, for each "
+    f"network and stage: holds if p < {SIGNIFICANT} (one-sided, among all 720 orders) and the 95 % "
+    "interval of tau (bootstrap over the test images) is above 0." + JOINED,
+)
+EQUAL = Claim(
+    "4:8T is as accurate as 2:4, so that it can take its place",
+    "figure 3a",
+    "4:8T less 2:4 in points of top-1, image by image. " + NO_WORSE + JOINED,
+)
+
+
+def _block(documents: Documents) -> dict[str, dict[str, Any]]:
+    return {one["pattern"]: one for one in documents["diversity"]["block"]}
+
+
+def findings(documents: Documents) -> list[Finding]:
+    block, stages = _block(documents), documents["diversity"]["stages"]
+    ours, other = block["4:8T"], block["2:4"]
+    more = int(ours["exact"]) > int(other["exact"])
+    over = 10 ** (ours["paper_log10"] - ours["exact_log10"])
+    count = Finding(
+        COUNT,
+        f"{power(ours['exact_log10'])} against {power(other['exact_log10'])} in an 8 x 8 block; "
+        f"the paper's form gives {power(ours['paper_log10'])}",
+        Verdict.HOLDS if more else Verdict.FAILS,
+        "" if more else f"the form counts a mask of 4:8T {over:.0f} times",
+    )
+    return [count, _ranked(stages), _equal(stages)]
+
+
+def _ranked(stages: list[dict[str, Any]]) -> Finding:
+    def verdict(stage: dict[str, Any]) -> Verdict:
+        found = stage["ranks"]["exact"]
+        sure = found["p"] < SIGNIFICANT and found["kendall_low"] > 0
+        return Verdict.HOLDS if sure else Verdict.OPEN
+
+    if not stages:
+        return Finding(RANKS, "no stage is complete", Verdict.MISSING)
+    taus = {
+        method: [stage["ranks"][method]["kendall"] for stage in stages]
+        for method in ("exact", "paper")
+    }
+    rho = [stage["ranks"]["exact"]["spearman"] for stage in stages]
+    worst = max(stage["ranks"]["exact"]["p"] for stage in stages)
+    return Finding(
+        RANKS,
+        f"tau {span(taus['exact'], '.2f')}, Spearman {span(rho, '.2f')} with the exact numbers, p "
+        f"at most {worst:.3f}; tau {span(taus['paper'], '.2f')} with the paper's; "
+        f"{_tried(stages)}",
+        joined([verdict(stage) for stage in stages]),
+    )
+
+
+def _tried(stages: list[dict[str, Any]]) -> str:
+    return f"{len({s['network'] for s in stages})} networks, {len(stages)} rows of table 3a below"
+
+
+def _difference(stage: dict[str, Any], of: str, to: str) -> dict[str, float]:
+    found: dict[str, float] = next(
+        one for one in stage["differences"] if (one["of"], one["to"]) == (of, to)
+    )
+    return found
+
+
+def _equal(stages: list[dict[str, Any]]) -> Finding:
+    each, verdicts = [], []
+    for stage in stages:
+        found = _difference(stage, "4:8T", "2:4")
+        each.append(
+            f"{stage['network']} {stage['stage']} {found['points']:+.1f} ± {found['error']:.1f}"
+        )
+        verdicts.append(no_worse(found["points"], found["error"]))
+    return Finding(EQUAL, "; ".join(each) or "no stage is complete", joined(verdicts))
+
+
+def power(log10: float) -> str:
+    """ "1.17e11" for a logarithm."""
+    exponent = int(log10 // 1)
+    return f"{10 ** (log10 - exponent):.2f}e{exponent}"
+
+
+def table(documents: Documents) -> str:
+    document = documents["diversity"]
+    block = _block(documents)
+    counted = [
+        [
+            pattern,
+            power(block[pattern]["paper_log10"]),
+            power(block[pattern]["exact_log10"]),
+            f"{block[pattern]['bits_per_weight']:.3f}",
+            *(f"{document['networks'][name]['exact'][pattern]:,.0f}" for name in NETWORKS),
+        ]
+        for pattern in sorted(PATTERNS, key=lambda p: -block[p]["exact_log10"])
+    ]
+    head = ["8 x 8 block", "masks, the paper's form", "masks, exact", "bits per weight, exact"]
+    head += [f"digits for {name}" for name in NETWORKS]
+    parts = [markdown(head, counted), ""]
+    rows = []
+    for stage in document["stages"]:
+        shown = [DENSE] * (DENSE in stage["top1"]) + list(PATTERNS)
+        cells = {p: sum(stage["top1"][p]) / len(stage["top1"][p]) for p in shown}
+        found = stage["ranks"]
+        rows.append(
+            [
+                f"{stage['network']}, {stage['stage']}",
+                str(len(stage["seeds"])),
+                *(
+                    f"{cells[p]:.2f} ± {stage['error'][p]:.2f}" if p in cells else ""
+                    for p in (DENSE, *PATTERNS)
+                ),
+                *(f"{found[m]['kendall']:.2f}" for m in ("exact", "paper")),
+                *(f"{found[m]['spearman']:.2f}" for m in ("exact", "paper")),
+                f"{found['exact']['p']:.4f}",
+            ]
+        )
+    head = ["top-1, %", "seeds", DENSE, *PATTERNS, "tau, exact", "tau, paper's"]
+    head += ["Spearman, exact", "Spearman, paper's", "p, exact"]
+    parts += [markdown(head, rows), "", _planned(document)]
+    return "\n".join(parts)
+
+
+def _planned(document: dict[str, Any]) -> str:
+    budget = document["budget"]
+    text = (
+        f"Fine-tuned: {budget['steps']} steps of {budget['batch']} images, "
+        f"{budget['steps'] * budget['batch']:,} in all, a quarter of an epoch. ± is one standard "
+        "error, of the test images and the seeds."
+    )
+    if document["runs"] < document["planned"]:
+        text += (
+            f" Of {document['planned']} planned runs {document['runs']} are finished; a row has "
+            "the seeds that all patterns have."
+        )
+    return text
+
+
+def draw(documents: Documents, folder: Path) -> None:
+    """Accuracy against log10 of the number of masks, a panel for each network and stage."""
+    stages = {(one["network"], one["stage"]): one for one in documents["diversity"]["stages"]}
+    if not stages:
+        return
+    block = _block(documents)
+    figure, panels = canvas(len(NETWORKS), len(STAGES), (12, 6.8), sharex=True, sharey="col")
+    for row, network in enumerate(NETWORKS):
+        for column, name in enumerate(STAGES):
+            panel, stage = panels[row][column], stages.get((network, name))
+            panel.set_title(f"{network}, {name}", fontsize=11)
+            panel.grid(color="#dddddd", linewidth=0.6)
+            panel.set_axisbelow(True)
+            if stage is None:
+                panel.text(0.5, 0.5, "not measured", transform=panel.transAxes, ha="center")
+                continue
+            _panel(panel, stage, block)
+    for panel in panels[-1]:
+        panel.set_xlabel("log10 of the masks of an 8 x 8 block")
+    for panel in panels[:, 0]:
+        panel.set_ylabel("top-1, %")
+    save(figure, folder / "diversity.png")
+
+
+def _panel(panel: Any, stage: dict[str, Any], block: dict[str, dict[str, Any]]) -> None:
+    if DENSE in stage["top1"]:
+        dense = sum(stage["top1"][DENSE]) / len(stage["top1"][DENSE])
+        panel.axhline(dense, color="#777777", linewidth=1, linestyle="--", label="dense")
+    for pattern in PATTERNS:
+        colour, marker = OKABE[pattern]
+        mean = sum(stage["top1"][pattern]) / len(stage["top1"][pattern])
+        exact, paper = block[pattern]["exact_log10"], block[pattern]["paper_log10"]
+        if paper - exact > 0.01:
+            panel.plot([exact, paper], [mean, mean], color=colour, linewidth=1, linestyle=":")
+            panel.plot(paper, mean, marker, color=colour, fillstyle="none", markersize=8)
+        panel.errorbar(
+            exact,
+            mean,
+            yerr=2 * stage["error"][pattern],
+            fmt=marker,
+            color=colour,
+            markersize=8,
+            capsize=3,
+            label=pattern,
+        )
+        last = pattern == "50%"
+        panel.annotate(
+            pattern,
+            (exact, mean),
+            xytext=(-9, 3) if last else (0, -10),
+            textcoords="offset points",
+            ha="right" if last else "center",
+            va="bottom" if last else "top",
+            fontsize=10,
+        )
+    panel.margins(x=0.1, y=0.16)
+
+
+SECTION = Section(
+    name="diversity",
+    claims=(COUNT, RANKS, EQUAL),
+    sources={"diversity": own("diversity")},
+    findings=findings,
+    table=table,
+    draw=draw,
+)
