@@ -168,6 +168,11 @@ bench-block: $(STAMPS)/dev ## a training step and an encoder's inference on spar
 bench-prune: $(STAMPS)/dev ## exact AdaPrune of a layer of 4096 x 11008: time, memory, error
 	@$(PY) -m benchmarks.prune_layer --json benchmarks/results/prune_layer.json
 
+DATA ?= ../shared/data
+.PHONY: paper
+paper: $(STAMPS)/dev ## the paper's claims: measures what has no results yet (DATA=DIR), writes docs/paper.md
+	@$(PY) -m experiments.paper --data "$(DATA)"
+
 .PHONY: clean
 clean: ## remove everything that make created
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""The training loop of all experiments: bfloat16 autocast as a rule, one rate schedule, resumable by epoch.
+"""The training loop of all experiments: bfloat16 autocast, one rate schedule, resumable by epoch.
 
 It is the loop of any PyTorch program; the sparse runs differ from the dense one in a single line,
 ``controller.step()``.

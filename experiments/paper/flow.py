@@ -25,6 +25,8 @@ from transposable import Exact, find_mask
 ITEM: Final = "flow"
 SIZES: Final = (4, 8, 16, 32, 64)
 SIDES: Final = (256, 512, 1024, 2048, 4096)
+LARGE: Final = 1024
+"""Side from which on the fixed cost of a call is small; powers are fitted to these."""
 BITS: Final = 26
 """Scores become integers of so many bits, which both solvers take as they are: sums must be equal,
 not close."""
@@ -171,9 +173,10 @@ def growth(by_tile: Sequence[dict[str, Any]], by_side: Sequence[dict[str, Any]])
     sizes = [one["m"] for one in by_tile]
     in_m = {name: exponent(sizes, [one["s"][name] for one in by_tile]) for name in by_tile[0]["s"]}
     in_m[PUBLISHED_GROWTH] = exponent(sizes, [m**3 * math.log(m) for m in sizes])
-    weights = [one["side"] ** 2 for one in by_side]
+    large = [one for one in by_side if one["side"] >= LARGE]
+    weights = [one["side"] ** 2 for one in large]
     in_weights = {
-        name: exponent(weights, [one["s"][name] for one in by_side]) for name in by_side[0]["s"]
+        name: exponent(weights, [one["s"][name] for one in large]) for name in large[0]["s"]
     }
     return {"in_m": in_m, "in_weights": in_weights}
 

@@ -56,7 +56,7 @@ def weights(net: nn.Module, name: str) -> Iterator[Weight]:
 
 
 def tiles(matrices: torch.Tensor, m: int) -> torch.Tensor:
-    """The full tiles of [batch, rows, cols] as [count, m, m]; those that an edge crops are left out.
+    """The full tiles of [batch, rows, cols] as [count, m, m], without those that an edge crops.
 
     Example:
         >>> tiles(torch.arange(32.0).reshape(1, 4, 8), 4)[1, 0].tolist()

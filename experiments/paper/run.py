@@ -11,7 +11,16 @@ from typing import Final
 
 import click
 
-from experiments.paper import diversity, flow, overhead, page, retention, transition, two_approx
+from experiments.paper import (
+    diversity,
+    flow,
+    overhead,
+    page,
+    pairs,
+    retention,
+    transition,
+    two_approx,
+)
 from experiments.paper.common import Session
 
 MEASURED: Final[dict[str, Callable[[Session], None]]] = {
@@ -21,6 +30,7 @@ MEASURED: Final[dict[str, Callable[[Session], None]]] = {
     two_approx.ITEM: two_approx.run,
     overhead.ITEM: overhead.run,
     transition.ITEM: transition.run,
+    pairs.ITEM: pairs.run,
 }
 PAGE: Final = "page"
 PARTS: Final = (*MEASURED, PAGE)
@@ -39,7 +49,7 @@ PARTS: Final = (*MEASURED, PAGE)
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("../shared/data"),
     show_default=True,
-    help="Folder with cifar10/ and models/.",
+    help="Folder with cifar10/, models/ and stsb/.",
 )
 @click.option(
     "--work",
@@ -64,5 +74,5 @@ def main(parts: str, data: Path, work: Path, threads: int, minutes: float | None
             measure(session)
             print(f"paper: {name} measured", flush=True)
     if not chosen or PAGE in chosen:
-        page.write(session.results)
+        page.write()
         print("paper: docs/paper.md written", flush=True)

@@ -72,18 +72,23 @@ NO_WORSE: Final = (
     f"least -{TOLERANCE}; does not hold if it is below -{TOLERANCE} and a loss is resolved; else "
     "not settled."
 )
-JOINED: Final = " Of several networks or stages all have to agree, else the claim holds in part."
+JOINED: Final = (
+    " Tried several times, a claim has to hold each time; if only sometimes, it holds in part; if "
+    "it never does and fails once, it does not hold."
+)
 
 
 def joined(verdicts: Sequence[Verdict]) -> Verdict:
     """One verdict on a claim that was tried several times.
 
     Example:
-        >>> joined([Verdict.HOLDS, Verdict.HOLDS]), joined([Verdict.HOLDS, Verdict.OPEN])
-        (<Verdict.HOLDS: 'holds'>, <Verdict.PARTLY: 'holds in part'>)
+        >>> joined([Verdict.HOLDS, Verdict.OPEN]).value, joined([Verdict.OPEN, Verdict.FAILS]).value
+        ('holds in part', 'does not hold')
     """
     if not verdicts:
         return Verdict.MISSING
     if len(set(verdicts)) == 1:
         return verdicts[0]
-    return Verdict.PARTLY if Verdict.HOLDS in verdicts else Verdict.OPEN
+    if Verdict.HOLDS in verdicts:
+        return Verdict.PARTLY
+    return Verdict.FAILS if Verdict.FAILS in verdicts else Verdict.OPEN

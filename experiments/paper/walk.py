@@ -50,13 +50,13 @@ def example() -> torch.Tensor:
     """A block as in figure A.1: one entry of each of 4 rows and columns has to go, 7 are taken.
 
     All of the first row, the first column and the diagonal weigh about 1, in ascending order
-    corner, rest of row and column, rest of the diagonal; everything else is heavy. The optimum is
-    the diagonal. (The paper gives the picture and the ratio 7/4 but no figures; these are ours.)
+    corner, rest of row and column, rest of the diagonal; everything else is heavy. The one optimum
+    is the diagonal. (The paper gives the picture and the ratio 7/4 but no figures; these are ours.)
     """
     block = torch.full((4, 4), 10.0, dtype=torch.float64)
     block.diagonal().fill_(1.0)
     block[0, 1:] = block[1:, 0] = 1 - EPSILON
-    block[0, 0] = 1 - 2 * EPSILON
+    block[0, 0] = 1 - 3 * EPSILON
     return block
 
 

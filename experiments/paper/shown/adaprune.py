@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -108,12 +109,12 @@ def _transition(documents: Documents) -> Finding:
     curves = documents["transition"]["curves"]
     widths = [curve["width"] for curve in curves]
     apart = [abs(curve["middle"] - curve["limit"]) for curve in curves]
-    falling = all(a > b for line in (widths, apart) for a, b in zip(line, line[1:], strict=False))
+    falling = all(a > b for line in (widths, apart) for a, b in pairwise(line))
     return Finding(
         TRANSITION,
         f"width (P from 0.1 to 0.9) {widths[0]:.2f} at M = {curves[0]['m']}, {widths[-1]:.2f} at "
-        f"M = {curves[-1]['m']}; middle {curves[0]['middle']:.3f} and {curves[-1]['middle']:.3f} "
-        f"zeros",
+        f"M = {curves[-1]['m']}; middle at {curves[0]['middle']:.3f} and "
+        f"{curves[-1]['middle']:.3f}; N/M = 0.5",
         Verdict.HOLDS if falling else Verdict.FAILS,
     )
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from experiments.paper.accuracy import DENSE, NETWORKS, STAGES
 from experiments.paper.common import PATTERNS
+from experiments.paper.diversity import block_log10
 from experiments.paper.shown.base import OKABE, Documents, Section, canvas, own, save, span
 from experiments.paper.verdicts import (
     JOINED,
@@ -76,13 +77,27 @@ def _ranked(stages: list[dict[str, Any]]) -> Finding:
         RANKS,
         f"tau {span(taus['exact'], '.2f')}, Spearman {span(rho, '.2f')} with the exact numbers, p "
         f"at most {worst:.3f}; tau {span(taus['paper'], '.2f')} with the paper's; "
-        f"{_tried(stages)}",
+        f"{len(stages)} of {len(NETWORKS) * len(STAGES)} networks and stages",
         joined([verdict(stage) for stage in stages]),
+        _against(stages),
     )
 
 
-def _tried(stages: list[dict[str, Any]]) -> str:
-    return f"{len({s['network'] for s in stages})} networks, {len(stages)} rows of table 3a below"
+def _against(stages: list[dict[str, Any]]) -> str:
+    """The pairs of patterns that stand in the other order, and how often."""
+    seen: dict[tuple[str, str], int] = {}
+    for stage in stages:
+        means = {p: sum(stage["top1"][p]) / len(stage["top1"][p]) for p in PATTERNS}
+        order = sorted(PATTERNS, key=lambda p: -block_log10("exact")[p])
+        for place, more in enumerate(order):
+            for fewer in order[place + 1 :]:
+                if means[fewer] > means[more]:
+                    seen[fewer, more] = seen.get((fewer, more), 0) + 1
+    parts = [
+        f"{fewer} is more accurate than {more}, with fewer masks, in {count} of {len(stages)}"
+        for (fewer, more), count in seen.items()
+    ]
+    return f"but {'; '.join(parts)}" if parts else ""
 
 
 def _difference(stage: dict[str, Any], of: str, to: str) -> dict[str, float]:
@@ -191,7 +206,10 @@ def draw(documents: Documents, folder: Path) -> None:
 def _panel(panel: Any, stage: dict[str, Any], block: dict[str, dict[str, Any]]) -> None:
     if DENSE in stage["top1"]:
         dense = sum(stage["top1"][DENSE]) / len(stage["top1"][DENSE])
-        panel.axhline(dense, color="#777777", linewidth=1, linestyle="--", label="dense")
+        panel.axhline(dense, color="#777777", linewidth=1, linestyle="--")
+        panel.annotate(
+            "dense", (5, dense), xytext=(0, 2), textcoords="offset points", fontsize=10, va="bottom"
+        )
     for pattern in PATTERNS:
         colour, marker = OKABE[pattern]
         mean = sum(stage["top1"][pattern]) / len(stage["top1"][pattern])
@@ -209,14 +227,14 @@ def _panel(panel: Any, stage: dict[str, Any], block: dict[str, dict[str, Any]]) 
             capsize=3,
             label=pattern,
         )
-        last = pattern == "50%"
+        left = pattern in ("50%", "4:8T", "2:4T")
         panel.annotate(
             pattern,
             (exact, mean),
-            xytext=(-9, 3) if last else (0, -10),
+            xytext=(-7, 4) if left and pattern != "50%" else (-8, -4) if left else (7, -4),
             textcoords="offset points",
-            ha="right" if last else "center",
-            va="bottom" if last else "top",
+            ha="right" if left else "left",
+            va="bottom" if left and pattern != "50%" else "top",
             fontsize=10,
         )
     panel.margins(x=0.1, y=0.16)

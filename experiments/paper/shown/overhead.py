@@ -20,8 +20,8 @@ SHARES = Claim(
     "Masks every 40 steps add 180 % (integer program), 70 % (flow), 14 % (2-approximation) to the "
     "training of ResNet-50",
     "table of overheads",
-    f"Holds if all three shares of a step here are within a factor of {FACTOR} of the paper's. Else "
-    "it differs: the shares are those of a network, a batch and a processor.",
+    f"Holds if all three shares of a step here are within a factor of {FACTOR} of the paper's. "
+    "Else it differs: the shares are those of a network, a batch and a processor.",
 )
 ORDER = Claim(
     "Integer program, flow and 2-approximation cost less in this order",
@@ -29,7 +29,7 @@ ORDER = Claim(
     "The order of the times, for every network and pattern measured here.",
 )
 NEEDED = Claim(
-    "Exact masks are too slow for training, which takes an approximation",
+    "Best masks cost too much at every refresh, so training takes an approximation",
     "section on the 2-approximation",
     "Does not hold if the exact solver finds all masks faster than the 2-approximation (both ours, "
     "in C++, one core) for every network and pattern measured here.",
@@ -50,9 +50,7 @@ def _share(case: dict[str, Any], one: dict[str, Any], period: int) -> float:
 
 def findings(documents: Documents) -> list[Finding]:
     case = documents["overhead"]["cases"][0]
-    ours = {
-        name: _share(case, one, PERIODS[0]) for name, one in case["patterns"][PATTERN].items()
-    }
+    ours = {name: _share(case, one, PERIODS[0]) for name, one in case["patterns"][PATTERN].items()}
     near = all(
         1 / FACTOR <= ours[name] / published <= FACTOR for name, published in PUBLISHED.items()
     )
@@ -87,7 +85,11 @@ def findings(documents: Documents) -> list[Finding]:
             f"the exact solver takes 1 / {min(times):.1f} to 1 / {max(times):.1f} of the "
             f"2-approximation's time; refreshed at every step it adds at most "
             f"{max(everywhere):.2g} %",
-            Verdict.FAILS if min(times) > 1 else Verdict.HOLDS if max(times) < 1 else Verdict.PARTLY,
+            Verdict.FAILS
+            if min(times) > 1
+            else Verdict.HOLDS
+            if max(times) < 1
+            else Verdict.PARTLY,
             "solved exactly, tile by tile in vector registers, masks cost less than approximated "
             "ones"
             if min(times) > 1

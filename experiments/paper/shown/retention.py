@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from pathlib import Path
 from typing import Final
 
@@ -59,9 +58,8 @@ def draw(documents: Documents, folder: Path) -> None:
         for place, pattern in enumerate(PATTERNS):
             colour, marker = OKABE[pattern]
             values = [layer["relative"][pattern] for layer in one["layers"]]
-            middle = statistics.median_low(range(len(values)))
-            shifts = [0.5 * (i - middle) / max(len(values), 12) for i in range(len(values))]
-            places = [place + shift for shift in shifts]
+            middle = (len(values) - 1) / 2
+            places = [place + (i - middle) / (2 * max(len(values), 12)) for i in range(len(values))]
             panel.plot(places, values, ".", color=colour, markersize=4, alpha=0.6)
             panel.plot(place, one["total"][pattern], marker, color=colour, markersize=9, mec="k")
         level = one["total"]["2:4"]
