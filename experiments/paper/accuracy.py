@@ -21,8 +21,10 @@ from experiments.paper.common import PATTERNS, Session
 from experiments.runs import Run, RunStore
 from experiments.training import Rate, Task, fit
 
-NETWORKS: Final = ("resnet20_jpeg", "resnet20")
-DEPTH: Final = 20
+NETWORKS: Final = {"resnet20_jpeg": 20, "resnet20": 20, "resnet32": 32}
+"""Depth by name."""
+TUNED: Final = ("resnet20_jpeg", "resnet20")
+"""Those that are fine-tuned as well."""
 DENSE: Final = "dense"
 STAGES: Final = ("one-shot", "AdaPrune", "fine-tuned")
 SEEDS: Final = (0, 1, 2)
@@ -76,8 +78,8 @@ def jobs() -> list[Job]:
         for network in NETWORKS
         for pattern in ((DENSE, *PATTERNS) if stage == STAGES[0] else PATTERNS)
     ]
-    order = [(network, SEEDS[0]) for network in NETWORKS]
-    order += [(network, seed) for network in NETWORKS for seed in SEEDS[1:]]
+    order = [(network, SEEDS[0]) for network in TUNED]
+    order += [(network, seed) for network in TUNED for seed in SEEDS[1:]]
     return cheap + [
         Job(network, pattern, STAGES[2], seed)
         for network, seed in order
@@ -113,7 +115,8 @@ def measure(session: Session, chosen: Sequence[Job], budget: Budget) -> None:
 
 def prepared(data: Path, job: Job) -> tuple[ResNet, Any]:
     """The trained network under the best mask by magnitude, and what keeps it there."""
-    net = load_resnet(data / "models" / f"{job.network}.safetensors", DEPTH)
+    depth = NETWORKS[job.network]
+    net = load_resnet(data / "models" / f"{job.network}.safetensors", depth)
     method = Method(job.pattern, None if job.pattern == DENSE else job.pattern)
     controller = method.attach(net, exclude=DENSE_LAYERS)
     sparse_weights(controller)

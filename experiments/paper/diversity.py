@@ -6,6 +6,7 @@ Numbers of masks by the paper's form and exactly, accuracies from `accuracy`, ra
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import permutations
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ ITEM: Final = "diversity"
 METHODS: Final = ("exact", "paper")
 BLOCK: Final = (8, 8)
 DRAWS: Final = 2000
+UNIT: Final = "top-1, %"
 COMPARED: Final = (("4:8T", "2:4"), ("2:4T", "2:4"), ("4:8T", "4:8"))
 
 
@@ -91,22 +93,26 @@ def summarised(network: str, stage: str, runs: dict[Job, dict[str, Any]]) -> dic
 
     None unless all patterns are there; seeds that not all of them have are left out.
     """
-    by_pattern = {
-        pattern: {
+
+    def found(pattern: str, at: str) -> dict[int, dict[str, Any]]:
+        sought = (network, at, pattern)
+        return {
             job.seed: result
             for job, result in runs.items()
-            if (job.network, job.stage, job.pattern) == (network, stage, pattern)
+            if (job.network, job.stage, job.pattern) == sought
         }
-        for pattern in (*PATTERNS, DENSE)
-    }
+
+    by_pattern = {pattern: found(pattern, stage) for pattern in PATTERNS}
+    # Only fine-tuning changes the dense network.
+    by_pattern[DENSE] = found(DENSE, STAGES[2] if stage == STAGES[2] else STAGES[0])
     seeds = set.intersection(*(set(by_pattern[pattern]) for pattern in PATTERNS))
     if not seeds:
         return None
     order = sorted(seeds)
     outcomes = {
-        pattern: torch.stack([hits(found[seed]) for seed in order])
-        for pattern, found in by_pattern.items()
-        if seeds <= set(found)
+        pattern: torch.stack([hits(results[seed]) for seed in order])
+        for pattern, results in by_pattern.items()
+        if seeds <= set(results)
     }
     scores = {pattern: outcomes[pattern] for pattern in PATTERNS}
     return {
@@ -114,7 +120,8 @@ def summarised(network: str, stage: str, runs: dict[Job, dict[str, Any]]) -> dic
         "stage": stage,
         "seeds": order,
         "images": next(iter(scores.values())).shape[1],
-        "top1": {
+        "unit": UNIT,
+        "score": {
             pattern: [round(100 * float(one.double().mean()), 4) for one in outcome]
             for pattern, outcome in outcomes.items()
         },
@@ -123,7 +130,7 @@ def summarised(network: str, stage: str, runs: dict[Job, dict[str, Any]]) -> dic
             {"of": a, "to": b, **difference(outcomes[a], outcomes[b])}
             for a, b in (*COMPARED, *((p, DENSE) for p in PATTERNS if DENSE in outcomes))
         ],
-        "ranks": {method: ranks(scores, block_log10(method)) for method in METHODS},
+        "ranks": {method: image_ranks(scores, block_log10(method)) for method in METHODS},
     }
 
 
@@ -158,32 +165,39 @@ def _of_seeds(values: torch.Tensor) -> float:
     return float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
-def ranks(scores: dict[str, torch.Tensor], order: dict[str, float]) -> dict[str, float]:
-    """Rank correlations of diversity and mean accuracy, exact p-value, bootstrap over images.
+def image_ranks(scores: dict[str, torch.Tensor], order: dict[str, float]) -> dict[str, float]:
+    """Rank correlations of outcomes bool [seeds, images] by pattern, drawn anew image by image."""
+    right = torch.stack(list(scores.values())).double().mean(1).numpy()
+    count = right.shape[1]
+    generator = np.random.default_rng(0)
+    drawn = [
+        right @ np.bincount(generator.integers(count, size=count), minlength=count)
+        for _ in range(DRAWS)
+    ]
+    return ranks([order[pattern] for pattern in scores], right.mean(1), np.stack(drawn))
+
+
+def ranks(order: Sequence[float], scores: np.ndarray[Any, Any], drawn: Any) -> dict[str, float]:
+    """Rank correlations of diversity and score, exact p-value, interval from scores drawn anew.
 
     The p-value is the share of all orders of the patterns whose Kendall tau is at least as large.
+
+    Args:
+        order: log10 of the number of masks, [patterns].
+        scores: [patterns].
+        drawn: bootstrap replicates of the scores, [draws, patterns].
     """
     from scipy.stats import kendalltau, spearmanr
 
-    x = np.array([order[pattern] for pattern in scores])
-    right = torch.stack(list(scores.values())).double().mean(1).numpy()
-    means = right.mean(1)
-    count = right.shape[1]
-    generator = np.random.default_rng(0)
-    drawn = np.stack(
-        [
-            right @ np.bincount(generator.integers(count, size=count), minlength=count)
-            for _ in range(DRAWS)
-        ]
-    )
+    x = np.array(order)
     low, high = np.percentile(concordance(x, drawn), (2.5, 97.5))
-    orders = np.array(list(permutations(means)))
+    orders = np.array(list(permutations(scores)))
     return {
-        "spearman": float(spearmanr(x, means).statistic),
-        "kendall": float(kendalltau(x, means).statistic),
+        "spearman": float(spearmanr(x, scores).statistic),
+        "kendall": float(kendalltau(x, scores).statistic),
         "kendall_low": float(low),
         "kendall_high": float(high),
-        "p": float((concordance(x, orders) >= concordance(x, means) - 1e-12).mean()),
+        "p": float((concordance(x, orders) >= concordance(x, scores) - 1e-12).mean()),
     }
 
 

@@ -1,8 +1,8 @@
-"""How far the choice of the STS-B pairs moves a difference of two encoders: its standard error.
+"""Item: the sentence encoder under each pattern, one-shot, and how far the choice of pairs matters.
 
-The fine-tuned encoders' outputs are not kept, so it is measured on the dense encoder and the one
-under its 4:8T mask, untrained: two that agree less than two fine-tuned ones, so the error is not
-too small.
+The same summary as of a ResNet at one stage, with 100 x Spearman of STS-B in place of top-1. Its
+error of a difference also stands in for that of two fine-tuned encoders, whose outputs are not kept:
+those agree more than a dense encoder and a pruned untrained one, so that it is not too small.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from torch import nn
 from experiments import stsb
 from experiments.finetune_minilm.run import model_folder
 from experiments.paper import networks
-from experiments.paper.common import Session
+from experiments.paper.accuracy import DENSE, STAGES
+from experiments.paper.common import PATTERNS, Session
+from experiments.paper.diversity import COMPARED, METHODS, block_log10, ranks
 from experiments.runs import machine
 from transposable import find_mask
 
 ITEM: Final = "pairs"
-PATTERN: Final = "4:8T"
 FILE: Final = "stsb/sts-dev.csv"
+UNIT: Final = "100 x Spearman"
 DRAWS: Final = 1000
 
 
@@ -34,13 +36,19 @@ def run(session: Session) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_folder())
     pairs = stsb.tokenised(session.data / FILE, tokenizer)
     net = networks.load(session, networks.ENCODER)
-    dense = cosines(net, pairs)
-    with torch.no_grad():
-        for weight in networks.weights(net, networks.ENCODER):
-            weight.tensor.mul_(find_mask(weight.tensor, PATTERN).tensor)
-    masked = cosines(net, pairs)
-    found = bootstrap(dense.numpy(), masked.numpy(), pairs.scores.numpy())
-    session.save(ITEM, {"pattern": PATTERN, "pairs": len(pairs), **found, "machine": machine()})
+    weights = list(networks.weights(net, networks.ENCODER))
+    dense = [weight.tensor.clone() for weight in weights]
+    found = {}
+    for pattern in (DENSE, *PATTERNS):
+        with torch.no_grad():
+            for weight, values in zip(weights, dense, strict=True):
+                weight.tensor.copy_(values)
+                if pattern != DENSE:
+                    weight.tensor.mul_(find_mask(values, pattern).tensor)
+        found[pattern] = cosines(net, pairs).numpy()
+        print(f"{networks.ENCODER} {pattern}", flush=True)
+    stage = summarised(found, pairs.scores.numpy())
+    session.save(ITEM, {"pairs": len(pairs), "stage": stage, "machine": machine()})
 
 
 def cosines(net: nn.Module, pairs: stsb.Pairs, size: int = 64) -> torch.Tensor:
@@ -57,22 +65,48 @@ def cosines(net: nn.Module, pairs: stsb.Pairs, size: int = 64) -> torch.Tensor:
     return found
 
 
-def bootstrap(
-    a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], scores: np.ndarray[Any, Any]
-) -> dict[str, float]:
-    """100 x Spearman of both, and standard errors of one and of the difference over the pairs."""
+def summarised(
+    cosines: dict[str, np.ndarray[Any, Any]], scores: np.ndarray[Any, Any]
+) -> dict[str, Any]:
+    """Score by pattern, differences and rank correlations, with errors by bootstrap over pairs."""
     from scipy.stats import spearmanr
 
-    def both(index: Any) -> tuple[float, float]:
-        one, other = (100 * spearmanr(x[index], scores[index]).statistic for x in (a, b))
-        return float(one), float(other)
+    names = list(cosines)
+    table = np.stack([*cosines.values(), scores])
+
+    def against(index: Any) -> np.ndarray[Any, Any]:
+        chosen = table[:, index]
+        return np.array([100 * spearmanr(one, chosen[-1]).statistic for one in chosen[:-1]])
 
     generator = np.random.default_rng(0)
-    drawn = np.array([both(generator.integers(len(a), size=len(a))) for _ in range(DRAWS)])
-    first, second = both(slice(None))
+    count = len(scores)
+    drawn = np.stack([against(generator.integers(count, size=count)) for _ in range(DRAWS)])
+    means = against(slice(None))
+
+    def difference(of: str, to: str) -> dict[str, Any]:
+        a, b = names.index(of), names.index(to)
+        error = float((drawn[:, a] - drawn[:, b]).std())
+        points = float(means[a] - means[b])
+        return {"of": of, "to": to, "points": points, "error": error, "of_images": error}
+
+    pruned = [names.index(pattern) for pattern in PATTERNS]
     return {
-        "dense": first,
-        "masked": second,
-        "error": float(drawn[:, 0].std()),
-        "error_of_difference": float((drawn[:, 0] - drawn[:, 1]).std()),
+        "network": networks.ENCODER,
+        "stage": STAGES[0],
+        "unit": UNIT,
+        "seeds": [0],
+        "images": count,
+        "score": {name: [round(float(means[i]), 4)] for i, name in enumerate(names)},
+        "error": {name: float(drawn[:, i].std()) for i, name in enumerate(names)},
+        "differences": [
+            difference(a, b) for a, b in (*COMPARED, *((pattern, DENSE) for pattern in PATTERNS))
+        ],
+        "ranks": {
+            method: ranks(
+                [block_log10(method)[pattern] for pattern in PATTERNS],
+                means[pruned],
+                drawn[:, pruned],
+            )
+            for method in METHODS
+        },
     }

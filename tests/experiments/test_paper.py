@@ -249,7 +249,7 @@ def test_accuracy_on_tiny_networks(session: Session, monkeypatch: pytest.MonkeyP
 
 def test_planned_runs_are_distinct() -> None:
     every = accuracy.jobs()
-    assert len(set(every)) == len(every) == 14 + 12 + 42
+    assert len(set(every)) == len(every) == 21 + 18 + 42
     assert len({job.run(accuracy.Budget()).key for job in every}) == len(every)
     assert classify.DENSE_LAYERS == ("conv1", "linear")
 
@@ -259,11 +259,11 @@ def test_rank_correlations() -> None:
     ranked = sorted(PATTERNS, key=lambda p: order[p])
     count = 400
     scores = {p: (torch.arange(count) < 50 * (ranked.index(p) + 1)).repeat(2, 1) for p in PATTERNS}
-    found = diversity.ranks(scores, order)
+    found = diversity.image_ranks(scores, order)
     assert [found["kendall"], found["spearman"]] == pytest.approx([1, 1])
     assert found["kendall_low"] == found["kendall_high"] == 1
     assert found["p"] == pytest.approx(1 / 720)
-    backwards = diversity.ranks(scores, {p: -x for p, x in order.items()})
+    backwards = diversity.image_ranks(scores, {p: -x for p, x in order.items()})
     assert backwards["kendall"] == pytest.approx(-1)
     assert backwards["p"] == 1
 
@@ -306,7 +306,7 @@ def test_summary_of_a_stage_takes_common_seeds() -> None:
     found = diversity.summarised("resnet20", "fine-tuned", runs)
     assert found is not None
     assert found["seeds"] == [0]
-    assert list(found["top1"]) == list(PATTERNS)
+    assert list(found["score"]) == list(PATTERNS)
     assert {one["to"] for one in found["differences"]} == {"2:4", "4:8"}
     del runs[accuracy.Job("resnet20", "4:8S", "fine-tuned", 0)]
     assert diversity.summarised("resnet20", "fine-tuned", runs) is None
@@ -332,16 +332,24 @@ def test_transition(session: Session) -> None:
     assert all(abs(one["deviation"]) < 5 for curve in found["curves"] for one in curve["drawn"])
 
 
-def test_bootstrap_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_encoder_is_summarised_like_a_resnet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairs, "DRAWS", 60)
     draw = np.random.default_rng(0)
     scores = draw.random(300)
-    close = scores + 0.2 * draw.standard_normal(300)
-    same = pairs.bootstrap(close, close, scores)
-    assert same["error_of_difference"] == 0
-    other = pairs.bootstrap(close, scores + 0.3 * draw.standard_normal(300), scores)
-    assert 0 < other["error_of_difference"] < 10
-    assert other["dense"] > other["masked"]
+    names = ("dense", *PATTERNS)
+    noise = {name: 0.05 * place * draw.standard_normal(300) for place, name in enumerate(names)}
+    found = pairs.summarised({name: scores + noise[name] for name in names}, scores)
+    assert found["score"]["dense"] == [100]
+    assert found["error"]["dense"] == 0
+    assert list(found["score"]) == list(names)
+    assert all(
+        one["error"] > 0 and one["points"] < 0
+        for one in found["differences"]
+        if one["to"] == "dense"
+    )
+    assert found["ranks"]["exact"]["kendall"] == pytest.approx(1)
+    same = pairs.summarised(dict.fromkeys(names, scores + noise["4:8"]), scores)
+    assert all(one["points"] == one["error"] == 0 for one in same["differences"])
 
 
 @pytest.mark.parametrize("item", ["retention", "two_approx", "diversity", "flow", "pairs"])
