@@ -1,8 +1,8 @@
 """Item: the sentence encoder under each pattern, one-shot, and how far the choice of pairs matters.
 
 The same summary as of a ResNet at one stage, with 100 x Spearman of STS-B in place of top-1. Its
-error of a difference also stands in for that of two fine-tuned encoders, whose outputs are not kept:
-those agree more than a dense encoder and a pruned untrained one, so that it is not too small.
+error of a difference also stands in for that of two fine-tuned encoders, whose outputs are not
+kept: those agree more than a dense encoder and a pruned untrained one, so that it is not too small.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ DRAWS: Final = 1000
 
 
 def run(session: Session) -> None:
+    session.need(ITEM, [FILE])
     from transformers import AutoTokenizer
 
-    session.need(ITEM, [FILE])
     torch.set_num_threads(session.threads)
     tokenizer = AutoTokenizer.from_pretrained(model_folder())
     pairs = stsb.tokenised(session.data / FILE, tokenizer)

@@ -132,16 +132,16 @@ def findings(documents: Documents) -> list[Finding]:
 def _gpu(documents: dict[str, Any]) -> Finding:
     if not documents:
         return Finding(GPU, "no GPU was at hand", Verdict.MISSING)
-    readable = {
-        name: section
-        for name, document in documents.items()
+    readable = [
+        section
+        for document in documents.values()
         if isinstance(document, dict)
         for section in document.get("sections", [])
         if isinstance(section, dict) and section.get("cases")
-    }
+    ]
     each = [
         statistics.median(found)
-        for section in readable.values()
+        for section in readable
         for pattern in half_patterns(section)
         for direction in DIRECTIONS[:2]
         if (found := ratios(section, pattern, direction, "best"))
