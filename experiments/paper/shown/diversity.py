@@ -237,7 +237,11 @@ def _panel(panel: Any, stage: dict[str, Any], block: dict[str, dict[str, Any]]) 
         panel.annotate(
             pattern,
             (exact, mean),
-            xytext=(-7, 4) if left and pattern != "50%" else (-8, -4) if left else (7, -4),
+            xytext=(-7, 4)
+            if left and pattern != "50%"
+            else (-8, -4)
+            if left
+            else (7, -12 if pattern == "2:4" else -4),
             textcoords="offset points",
             ha="right" if left else "left",
             va="bottom" if left and pattern != "50%" else "top",
