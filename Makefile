@@ -172,6 +172,11 @@ bench-plan: $(STAMPS)/dev ## no layer on its plan is slower than dense: every la
 bench-prune: $(STAMPS)/dev ## exact AdaPrune of a layer of 4096 x 11008: time, memory, error
 	@$(PY) -m benchmarks.prune_layer --json benchmarks/results/prune_layer.json
 
+DATA ?= ../shared/data
+.PHONY: paper
+paper: $(STAMPS)/dev ## the paper's claims: measures what has no results yet (DATA=DIR), writes docs/paper.md
+	@$(PY) -m experiments.paper --data "$(DATA)"
+
 .PHONY: clean
 clean: ## remove everything that make created
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

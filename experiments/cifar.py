@@ -88,13 +88,18 @@ def plain(bordered: Images, size: int = 250) -> list[torch.Tensor]:
     return list(normalised(inner).split(size))
 
 
-def top1(net: torch.nn.Module, images: Images, size: int = 500) -> float:
-    """Percentage of images whose largest output is the label, in float32."""
+def right(net: torch.nn.Module, images: Images, size: int = 500) -> torch.Tensor:
+    """Whether the largest output is the label, bool [n], image by image, in float32."""
     net.eval()
-    right, device = 0, device_of(net)
+    found, device = [], device_of(net)
     with torch.inference_mode():
         for start in range(0, len(images), size):
             part = images.part(start, start + size)
-            found = net(normalised(part.pixels).to(device)).argmax(1).cpu()
-            right += int((found == part.labels).sum())
-    return 100 * right / len(images)
+            guessed = net(normalised(part.pixels).to(device)).argmax(1).cpu()
+            found.append(guessed == part.labels)
+    return torch.cat(found)
+
+
+def top1(net: torch.nn.Module, images: Images, size: int = 500) -> float:
+    """Percentage of images whose largest output is the label, in float32."""
+    return 100 * int(right(net, images, size).sum()) / len(images)

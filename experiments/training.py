@@ -50,6 +50,7 @@ class Task:
     controller: MaskController | None = None
     clip: float | None = None
     device: str = "cpu"
+    autocast: bool = True
 
 
 @dataclass
@@ -76,7 +77,8 @@ def fit(task: Task, run: Run, store: RunStore) -> Progress:
         for batch in task.batches(generator):
             for group in task.optimizer.param_groups:
                 group["lr"] = task.rate.at(progress.epoch * task.steps_per_epoch + count, steps)
-            with torch.autocast(torch.device(task.device).type, torch.bfloat16):
+            kind = torch.device(task.device).type
+            with torch.autocast(kind, torch.bfloat16, enabled=task.autocast):
                 loss = task.loss(task.net, moved(batch, task.device))
             loss.backward()
             if task.clip is not None:

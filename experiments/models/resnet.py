@@ -36,19 +36,22 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet for 32x32 images: 6 n + 2 layers, three stages of n blocks (16, 32, 64 channels)."""
+    """ResNet for 32x32 images: 6 n + 2 layers, three stages of n blocks (16, 32, 64 channels).
 
-    def __init__(self, depth: int, classes: int = 10) -> None:
+    With another ``width`` the stages have 1, 2 and 4 times as many channels.
+    """
+
+    def __init__(self, depth: int, classes: int = 10, width: int = 16) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"ResNet: received depth {depth}; it must be 6 n + 2, for example 20")
         blocks = (depth - 2) // 6
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = _stage(16, 16, blocks, stride=1)
-        self.layer2 = _stage(16, 32, blocks, stride=2)
-        self.layer3 = _stage(32, 64, blocks, stride=2)
-        self.linear = nn.Linear(64, classes)
+        self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = _stage(width, width, blocks, stride=1)
+        self.layer2 = _stage(width, 2 * width, blocks, stride=2)
+        self.layer3 = _stage(2 * width, 4 * width, blocks, stride=2)
+        self.linear = nn.Linear(4 * width, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
