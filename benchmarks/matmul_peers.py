@@ -82,9 +82,7 @@ def reorder(of: Operands) -> Callable[[], Any] | None:
 
     It is timed beside the peers and added to none of them.
     """
-    if not torch.backends.mkldnn.is_available():
-        return None
-    return of.x.to_mkldnn
+    return of.x.to_mkldnn if onednn.computes(of.x.dtype) else None
 
 
 def missing(direction: Direction, of: Operands) -> list[str]:
@@ -92,7 +90,7 @@ def missing(direction: Direction, of: Operands) -> list[str]:
     offered = {peer.name for peer in dense_peers(direction, of)}
     lines = []
     if ONEDNN not in offered:
-        lines.append(f"{ONEDNN}, {direction}: this torch does not offer it")
+        lines.append(f"{ONEDNN}, {direction}: not offered for {of.x.dtype} on this machine")
     if OPENBLAS not in offered:
         lines.append(f"{OPENBLAS}: it has no {of.x.dtype}")
     return lines
@@ -100,14 +98,14 @@ def missing(direction: Direction, of: Operands) -> list[str]:
 
 def _onednn_linear(x: torch.Tensor, weight: torch.Tensor) -> Iterator[Peer]:
     linear = getattr(torch._C._nn, "mkldnn_linear", None)
-    if linear is None or not torch.backends.mkldnn.is_available():
+    if linear is None or not onednn.computes(x.dtype):
         return
     blocked_x, blocked_weight = x.to_mkldnn(), weight.to_mkldnn()
     yield Peer(ONEDNN, lambda: linear(blocked_x, blocked_weight), lambda result: result.to_dense())
 
 
 def _onednn_weight_gradient(x: torch.Tensor, dy: torch.Tensor) -> Iterator[Peer]:
-    if onednn.available():
+    if onednn.available(x.dtype):
         yield Peer(ONEDNN, lambda: onednn.weight_gradient(x, dy))
 
 

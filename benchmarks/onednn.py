@@ -9,9 +9,16 @@ import torch
 from torch import nn
 
 
-def available() -> bool:
+def computes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has products of this dtype on this processor: bfloat16 needs AVX-512."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def available(dtype: torch.dtype = torch.float32) -> bool:
     """Whether this torch offers oneDNN's product on plain tensors."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return computes(dtype) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def product(x: torch.Tensor, weight: torch.Tensor, bias: Any = None) -> torch.Tensor:
