@@ -8,7 +8,7 @@ from transposable import find_mask
 from transposable.sparse import Blocking, Stream
 
 PATTERNS = ("1:4T", "2:4T", "4:8T", "2:8T", "8:16T", "16:32T", "2:4", "50%")
-BLOCKINGS = (Blocking(8, 512), Blocking(4, 96), Blocking(8, 16), Blocking(4, 1))
+BLOCKINGS = (Blocking(8, 512), Blocking(4, 96), Blocking(8, 16), Blocking(4, 1), Blocking(4, 300))
 
 
 def generator(seed: int) -> torch.Generator:

@@ -27,11 +27,11 @@ def small(seed: int = 0) -> Stream:
     return Stream.build(random_mask(10, 13, seed), Blocking(4, 8))
 
 
-def grouped() -> Stream:
+def grouped(width: int) -> Stream:
     """One with pairs and fours: columns of one row, of two rows, and some that are alone."""
     kept = "11111222244444888883333ccccc555aaa7777888801"
     mask = torch.tensor([[int(kind, 16) >> row & 1 for kind in kept] for row in range(4)]) == 1
-    stream = Stream.build(mask, Blocking(4, 64))
+    stream = Stream.build(mask, Blocking(4, width))
     types = [kind for kind in range(15, 24) if kind in stream.index.tolist()]
     assert {18, 22, 23} <= set(types)
     return stream
@@ -48,7 +48,7 @@ def check_products(stream: Stream) -> None:
     assert torch.equal(gradient, (dense != 0) * x)
 
 
-@pytest.mark.parametrize("stream", [small(0), small(1), small(2), grouped()])
+@pytest.mark.parametrize("stream", [small(0), small(1), small(2), grouped(64), grouped(512)])
 def test_every_change_of_one_entry(stream: Stream) -> None:
     """A changed index passes only if it is right for another mask; then it is harmless too."""
     stream.check()
@@ -95,7 +95,7 @@ def test_what_is_wrong_is_said() -> None:
     mask = torch.zeros(3, 6, dtype=torch.bool)
     mask[0, :3] = True
     mask[2, 4] = True
-    stream = Stream.build(mask, Blocking(4, 8))
+    stream = Stream.build(mask, Blocking(4, 512))
     assert stream.index.tolist() == [1, 3, 0, 1, 2, 4, 1, 4, 0, 0]
     for index, problem in {
         (1, 3, 0, 1, 6, 4, 1, 4, 0, 0): "block 0 has a column outside of the matrix",
@@ -117,6 +117,18 @@ def test_what_is_wrong_is_said() -> None:
     }.items():
         with pytest.raises(SparseFormatError, match=problem):
             damaged(stream, index=torch.tensor(index, dtype=torch.uint16)).check()
+    narrow = Stream.build(mask, Blocking(4, 256))
+    assert narrow.index.tolist() == [1, 3, 0x100, 2, 4, 1, 4, 0, 0]
+    for index, problem in {
+        (1, 3, 0x100, 2, 4, 1, 0x104, 0, 0): "is not filled up with 0 after an odd number",
+        (1, 3, 0x001, 2, 4, 1, 4, 0, 0): "has columns that do not ascend",
+        (1, 3, 0x100, 6, 4, 1, 4, 0, 0): "has a column outside of the matrix",
+        (1, 3, 0x100, 4, 4, 1, 4, 0, 0): "has a column twice",
+        (1, 9, 0x100, 2, 4, 1, 4, 0, 0): "has another number of values than its runs ask",
+        (1, 15, 0x100, 2, 4, 1, 4, 0, 0): "has a run that is longer than the block",
+    }.items():
+        with pytest.raises(SparseFormatError, match=problem):
+            damaged(narrow, index=torch.tensor(index, dtype=torch.uint16)).check()
     with pytest.raises(SparseFormatError, match=r"starts has shape \(2, 1\); .* 1 blocks"):
         damaged(stream, starts=stream.starts[:, :1].contiguous()).check()
     with pytest.raises(SparseFormatError, match="do not go from 0 to its length 10"):

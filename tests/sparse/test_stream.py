@@ -47,22 +47,22 @@ def test_pinned_bytes() -> None:
     stream = Stream.build(mask, Blocking(4, 4))
     stream.fill(torch.arange(1.0, 26.0).reshape(5, 5))
     assert stream.index.tolist() == [
-        *(5, 2, 0, 3, 10, 1, 1, 0, 0),  # rows 0-3, columns 0-3: {0, 2} keep 0, 3; {1, 3} keep 1
+        *(5, 2, 0x300, 10, 1, 1, 0, 0),  # rows 0-3, columns 0-3: {0, 2} keep 0, 3; {1, 3} keep 1
         *(1, 1, 3, 0, 0),  # row 4: keeps column 3
         *(1, 1, 0, 0, 0),  # rows 0-3, column 4: row 0 keeps it
         *(0, 0),  # row 4, column 4: nothing
     ]
-    assert stream.starts.tolist() == [[0, 9, 14, 19, 21], [0, 6, 7, 8, 8]]
+    assert stream.starts.tolist() == [[0, 8, 13, 18, 20], [0, 6, 7, 8, 8]]
     assert stream.values.tolist() == [1.0, 11.0, 4.0, 14.0, 7.0, 17.0, 24.0, 5.0]
-    raw = bytes.fromhex("05000200000003000a000100010000000000")
-    assert stream.index.numpy().tobytes()[:18] == raw
+    raw = bytes.fromhex("050002000003 0a000100 0100 00000000")
+    assert stream.index.numpy().tobytes()[:16] == raw
 
 
 def test_columns_taken_together() -> None:
     """The first columns of a type alone, the next ones in pairs, the last ones in fours."""
     kept = [*5 * (1, 14), 1, 2, 4, 8, 1, 2, 4, 8, 1, 2, 4, 8, 1, 2, 4, 8, 1, 3, 0]
     mask = torch.tensor([[kind >> row & 1 for kind in kept] for row in range(4)], dtype=torch.bool)
-    stream = Stream.build(mask, Blocking(4, 32))
+    stream = Stream.build(mask, Blocking(4, 512))
     assert stream.index.tolist() == [
         *(1, 1, 0),  # of the ten columns of type 1 the first is left over
         *(3, 1, 27),
@@ -78,7 +78,7 @@ def test_columns_taken_together() -> None:
 
 @pytest.mark.parametrize(("pattern", "runs"), [("2:4T", {18, 20, 21}), ("1:4T", {23})])
 def test_patterns_of_four_have_no_column_alone(pattern: str, runs: set[int]) -> None:
-    stream = Stream.build(pattern_mask(pattern, 4, 256), Blocking(4, 256))
+    stream = Stream.build(pattern_mask(pattern, 4, 256), Blocking(4, 512))
     at, found = 0, set()
     while kind := int(stream.index[at]):
         found.add(kind)
@@ -104,7 +104,7 @@ def test_every_small_shape(side: int) -> None:
         seed = 71 * side + other
         mask = random_mask(side, other, seed, (seed % 5) / 4)
         tokens = (13 * side + 29 * other) % 71
-        check_stream(mask, BLOCKINGS[seed % 4], tokens, seed, DTYPES[seed % 3 == 0])
+        check_stream(mask, BLOCKINGS[seed % 5], tokens, seed, DTYPES[seed % 3 == 0])
 
 
 @pytest.mark.parametrize("density", [0.1, 0.25, 0.5, 1.0])
@@ -139,7 +139,7 @@ def test_the_twin_agrees(rows: int, cols: int, request: pytest.FixtureRequest) -
         order = reference.sparse_gradient_order(*native.where, 1)
         assert native.order().tolist() == order.tolist()
     request.getfixturevalue("twins")
-    check_stream(random_mask(rows, cols, 9), BLOCKINGS[cols % 4], 7, rows, DTYPES[rows % 2])
+    check_stream(random_mask(rows, cols, 9), BLOCKINGS[cols % 5], 7, rows, DTYPES[rows % 2])
 
 
 @given(sides(90), sides(90), sides(60), SEEDS, st.sampled_from(BLOCKINGS), st.floats(0, 1))
@@ -289,10 +289,10 @@ def test_two_threads_at_once() -> None:
 
 @pytest.mark.parametrize("pattern", ["2:4T", "4:8T"])
 def test_bytes_per_weight(pattern: str) -> None:
-    """At most 0.6 of dense float32 in blocks of 8 rows, index and starts included."""
+    """At most 0.6 of dense float32, index and starts included."""
     mask = pattern_mask(pattern, 256, 1024)
     stream = Stream.build(mask, Blocking(4, 256))
-    assert 2 < stream.bytes_per_weight <= 0.65 * 4  # blocks that suit AVX2
+    assert 2 < stream.bytes_per_weight <= 0.6 * 4  # blocks that suit AVX2
     stream = Stream.build(mask, Blocking(8, 512))
     assert stream.nbytes == sum(t.nbytes for t in (stream.index, stream.starts, stream.values))
     assert 2 < stream.bytes_per_weight <= 0.6 * 4

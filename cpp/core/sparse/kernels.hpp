@@ -52,6 +52,7 @@ inline constexpr int kColumnsAhead = 12;
 // One block of a stream times one panel.
 struct BlockProduct {
   const std::uint16_t* index;  // kColumnsAhead entries more than the block's can be read
+  bool byte_columns;           // see run.hpp
   const void* values;
   const float* x;     // panel of the block's columns
   float* y;           // panel of the block's rows; all row_block of them are written

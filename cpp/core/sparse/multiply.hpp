@@ -35,15 +35,23 @@ TP_INLINE void add_column(const float* channel, const Value* values, F32 (&sums)
     }
 }
 
-template <int R, int K, unsigned Type, class Value>
+// Entries of the index that so many columns take up, see run.hpp.
+template <class Column>
+TP_INLINE std::int64_t entries_of_columns(std::int64_t columns) {
+  return sizeof(Column) == 1 ? (columns + 1) / 2 : columns;
+}
+
+template <int R, int K, unsigned Type, class Column, class Value>
 TP_INLINE void add_run(const std::uint16_t*& index, int count, const Value*& values, const float* x,
                        F32 (&sums)[R][K]) {
   constexpr int kept = __builtin_popcount(Type);
+  const Column* column = reinterpret_cast<const Column*>(index);
+  index += entries_of_columns<Column>(count);
   do {
-    const float* channel = x + static_cast<std::int64_t>(*index++) * (K * kLanes32);
+    const float* channel = x + static_cast<std::int64_t>(*column++) * (K * kLanes32);
     if constexpr (R == 8 && kept <= kScarce) {
       // Beyond the run it is the next type or count, which costs nothing either.
-      const float* later = x + static_cast<std::int64_t>(index[kColumnsAhead - 1]) * (K * kLanes32);
+      const float* later = x + static_cast<std::int64_t>(column[kColumnsAhead - 1]) * (K * kLanes32);
 #pragma GCC unroll 8
       for (int k = 0; k < K; ++k) __builtin_prefetch(later + k * kLanes32);
     }
@@ -55,26 +63,27 @@ TP_INLINE void add_run(const std::uint16_t*& index, int count, const Value*& val
 
 // Columns of types that share no row and make up all rows, one of each at a time: all sums are at
 // work, where those of one type alone would wait for themselves.
-template <int R, int K, class Value, unsigned... Types>
+template <int R, int K, class Column, class Value, unsigned... Types>
 TP_INLINE void add_together(const std::uint16_t*& index, int count, const Value*& values,
                             const float* x, F32 (&sums)[R][K]) {
-  constexpr int parts = sizeof...(Types);
-  const std::int64_t apart = count;
-  const Value* at[parts];
+  const Column* column = reinterpret_cast<const Column*>(index);
+  const std::int64_t entries = entries_of_columns<Column>(count);
+  const std::int64_t apart = entries * static_cast<std::int64_t>(2 / sizeof(Column));
+  index += entries * static_cast<std::int64_t>(sizeof...(Types));
+  const Value* at[sizeof...(Types)];
   int part = 0;
-  ((at[part++] = values, values += __builtin_popcount(Types) * apart), ...);
+  ((at[part++] = values, values += __builtin_popcount(Types) * static_cast<std::int64_t>(count)), ...);
   const char* ahead = reinterpret_cast<const char*>(at[0]) + kAhead;
   do {
     __builtin_prefetch(ahead);
     ahead += R * sizeof(Value);
     part = 0;
-    ((add_column<R, K, Types>(x + static_cast<std::int64_t>(index[part * apart]) * (K * kLanes32),
+    ((add_column<R, K, Types>(x + static_cast<std::int64_t>(column[part * apart]) * (K * kLanes32),
                               at[part], sums),
       at[part] += __builtin_popcount(Types), ++part),
      ...);
-    ++index;
+    ++column;
   } while (--count);
-  index += (parts - 1) * apart;
 }
 
 // A jump of its own after every run: types follow one another much alike from block to block, and
@@ -87,11 +96,11 @@ TP_INLINE void add_together(const std::uint16_t*& index, int count, const Value*
     goto* runs[type];    \
   }
 #define TP_RUN(t)                                                  \
-  run_##t : add_run<R, K, 0x##t, Value>(index, count, values, block.x, sums); \
+  run_##t : add_run<R, K, 0x##t, Column, Value>(index, count, values, block.x, sums); \
   TP_NEXT
 #define TP_LABEL(t) &&run_##t,
 #define TP_TOGETHER(t, ...)                                                                       \
-  run_##t : add_together<R, K, Value, __VA_ARGS__>(index, count, values, block.x, sums); \
+  run_##t : add_together<R, K, Column, Value, __VA_ARGS__>(index, count, values, block.x, sums); \
   TP_NEXT
 // Every type in hexadecimal digits, 1 to f or 10 to ff; beyond f, blocks of 4 rows have those of run.hpp.
 #define TP_LOW(each)                                                                                \
@@ -131,7 +140,7 @@ TP_INLINE void end_sums(const BlockProduct& block, const F32 (&sums)[R][K]) {
 
 // Two functions that differ in their labels only: a template has no way to leave some out.
 #define TP_MULTIPLY(name, rows, types, pairs)                       \
-  template <int K, class Value>                                     \
+  template <int K, class Column, class Value>                       \
   void name(const BlockProduct& block) {                            \
     constexpr int R = rows;                                         \
     static const void* const runs[] = {&&end, types(TP_LABEL) pairs(TP_PAIR_LABEL)}; \
@@ -167,23 +176,25 @@ inline constexpr int kVectors4 = 6, kVectors8 = 3;
 inline constexpr int kVectors4 = 3, kVectors8 = 1;
 #endif
 
-template <int R, int K, class Value>
+template <int R, int K, class Column, class Value>
 void multiply_with(int vectors, const BlockProduct& block) {
   if (vectors == K) {
     if constexpr (R == 8)
-      return multiply_rows8<K, Value>(block);
+      return multiply_rows8<K, Column, Value>(block);
     else
-      return multiply_rows4<K, Value>(block);
+      return multiply_rows4<K, Column, Value>(block);
   }
-  if constexpr (K > 1) multiply_with<R, K - 1, Value>(vectors, block);
+  if constexpr (K > 1) multiply_with<R, K - 1, Column, Value>(vectors, block);
 }
 
 template <class Value>
 void multiply_of(int row_block, int vectors, const BlockProduct& block) {
   if (row_block == 8)
-    multiply_with<8, kVectors8, Value>(vectors, block);
+    multiply_with<8, kVectors8, std::uint16_t, Value>(vectors, block);
+  else if (block.byte_columns)
+    multiply_with<4, kVectors4, std::uint8_t, Value>(vectors, block);
   else
-    multiply_with<4, kVectors4, Value>(vectors, block);
+    multiply_with<4, kVectors4, std::uint16_t, Value>(vectors, block);
 }
 
 inline void multiply(int row_block, int vectors, DType values, const BlockProduct& block) {

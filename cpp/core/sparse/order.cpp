@@ -19,8 +19,8 @@ void read_group(const StreamView& stream, std::int64_t group, std::vector<std::u
   for (std::int64_t i = 0; i < height && group * height + i < shape.row_blocks(); ++i)
     for (std::int64_t block = 0; block < shape.col_blocks(); ++block) {
       std::uint8_t* const line = kept.data() + block * shape.col_block;
-      for_each_type(shape.row_block, stream.block(block * shape.row_blocks() + group * height + i),
-                    [&](unsigned type, const std::uint16_t* columns, int count) {
+      for_each_type(shape, stream.block(block * shape.row_blocks() + group * height + i),
+                    [&](unsigned type, const auto* columns, int count) {
                       for (int c = 0; c < count; ++c)
                         line[columns[c]] |= static_cast<std::uint8_t>(type << i * shape.row_block);
                     });

@@ -4,6 +4,7 @@
 
 #include "../parallel.hpp"
 #include "matmul.hpp"
+#include "run.hpp"
 #include "workspace.hpp"
 
 namespace transposable {
@@ -122,7 +123,7 @@ class Product {
         for (std::int64_t p = first; p < last; ++p)
           product_.kernels_.multiply(
               shape.row_block, product_.panels_.width_in_vectors(p), product_.dtype_,
-              {product_.index(b), values, x_of(p) + col_block * shape.col_block * width(p),
+              {product_.index(b), has_byte_columns(shape), values, x_of(p) + col_block * shape.col_block * width(p),
                y_of(p - first) + (row - top) * width(p),
                col_block == 0 ? product_.bias_.get() + row : nullptr});
       }

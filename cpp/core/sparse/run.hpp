@@ -1,7 +1,9 @@
-// What the type of a run means: which rows keep its columns.
+// How a run is read: which rows keep its columns, and where these stand.
 #pragma once
 
 #include <cstdint>
+
+#include "stream.hpp"
 
 namespace transposable {
 
@@ -21,15 +23,29 @@ inline RunTypes types_of_run(int row_block, unsigned type) {
   return {2, {type - kPairs, 15 - (type - kPairs)}};
 }
 
+// In blocks of 4 rows and at most 256 columns, columns are bytes, two to an entry of the index; those of
+// a type begin with an entry of their own.
+inline bool has_byte_columns(const StreamShape& shape) {
+  return shape.row_block == 4 && shape.col_block <= 256;
+}
+inline std::int64_t entries_of(std::int64_t columns, bool bytes) {
+  return bytes ? (columns + 1) / 2 : columns;
+}
+
 // Calls each(type, columns, count) for the columns of one type of every run of a block, in the order of
-// their values.
+// their values; columns are bytes or 16-bit numbers.
 template <class Each>
-void for_each_type(int row_block, const std::uint16_t* index, const Each& each) {
+void for_each_type(const StreamShape& shape, const std::uint16_t* index, const Each& each) {
+  const bool bytes = has_byte_columns(shape);
   while (index[0]) {
-    const RunTypes types = types_of_run(row_block, index[0]);
+    const RunTypes types = types_of_run(shape.row_block, index[0]);
     const int count = index[1];
     index += 2;
-    for (int i = 0; i < types.columns; ++i, index += count) each(types.rows[i], index, count);
+    for (int i = 0; i < types.columns; ++i, index += entries_of(count, bytes))
+      if (bytes)
+        each(types.rows[i], reinterpret_cast<const std::uint8_t*>(index), count);
+      else
+        each(types.rows[i], index, count);
   }
 }
 

@@ -47,12 +47,15 @@ class BlockTypes {
   }
 
   std::int64_t index_size() const {
+    const bool bytes = has_byte_columns(shape_);
     std::int64_t size = 2;
     for (int type = 1; type < kTypes; ++type) {
       const std::int64_t runs = (alone(type) + kMostColumns - 1) / kMostColumns;
-      size += counts_[type] + 2 * runs;
+      size += entries_of(alone(type), bytes) + 2 * runs;
     }
-    for (const std::int64_t count : together_) size += count ? 2 : 0;
+    for (unsigned i = 0; i < together_.size(); ++i)
+      if (together_[i])
+        size += 2 + types_of_run(4, kPairs + 1 + i).columns * entries_of(together_[i], bytes);
     return size;
   }
   std::int64_t value_count() const {
@@ -62,19 +65,29 @@ class BlockTypes {
   }
 
   void write(std::uint16_t* index) {
-    std::array<std::uint16_t*, kTypes> next;  // column of a type
-    std::uint16_t* place = sorted_.data();
-    for (int type = 1; type < kTypes; place += counts_[type++]) next[type] = place;
+    std::array<std::int64_t, kTypes> place{};
+    for (int type = 2; type < kTypes; ++type) place[type] = place[type - 1] + counts_[type - 1];
+    std::array<const std::uint16_t*, kTypes> next;  // columns of a type that are not written yet
+    for (int type = 1; type < kTypes; ++type) next[type] = sorted_.data() + place[type];
     for (std::int64_t c = 0; c < width_; ++c)
-      if (types_[c]) *next[types_[c]]++ = static_cast<std::uint16_t>(c);
-    for (int type = 1; type < kTypes; ++type) next[type] -= counts_[type];
+      if (types_[c]) sorted_[place[types_[c]]++] = static_cast<std::uint16_t>(c);
+
+    const bool bytes = has_byte_columns(shape_);
 
     const auto write_run = [&](unsigned type, const RunTypes& types, std::int64_t count) {
       *index++ = static_cast<std::uint16_t>(type);
       *index++ = static_cast<std::uint16_t>(count);
       for (int i = 0; i < types.columns; ++i) {
-        index = std::copy_n(next[types.rows[i]], count, index);
-        next[types.rows[i]] += count;
+        const std::uint16_t*& columns = next[types.rows[i]];
+        if (bytes) {
+          if (count % 2) index[count / 2] = 0;
+          auto* to = reinterpret_cast<std::uint8_t*>(index);
+          for (std::int64_t c = 0; c < count; ++c) to[c] = static_cast<std::uint8_t>(columns[c]);
+        } else {
+          std::copy_n(columns, count, index);
+        }
+        columns += count;
+        index += entries_of(count, bytes);
       }
     };
     for (unsigned type = 1; type < kTypes; ++type)
@@ -148,8 +161,8 @@ void fill(const StreamView& stream, const MatrixView& weight, V* values, int thr
     const T* from = static_cast<const T*>(weight.data) + top * weight.row_stride +
                     left * weight.col_stride;
     V* to = values + stream.value_starts[b];
-    for_each_type(stream.shape.row_block, stream.block(b),
-                  [&](unsigned type, const std::uint16_t* columns, int count) {
+    for_each_type(stream.shape, stream.block(b),
+                  [&](unsigned type, const auto* columns, int count) {
                     const TypeRows kept(type);
                     const T* line[8];
                     for (int j = 0; j < kept.count; ++j) line[j] = from + kept.rows[j] * weight.row_stride;
@@ -176,8 +189,8 @@ void scatter(const StreamView& stream, const V* values, float* out, std::int64_t
   for_each_block(stream, threads, [&](std::int64_t b, std::int64_t top, std::int64_t left) {
     const V* from = values + stream.value_starts[b];
     float* to = out + top * row_stride + left * col_stride;
-    for_each_type(stream.shape.row_block, stream.block(b),
-                  [&](unsigned type, const std::uint16_t* columns, int count) {
+    for_each_type(stream.shape, stream.block(b),
+                  [&](unsigned type, const auto* columns, int count) {
                     const TypeRows kept(type);
                     for (int i = 0; i < count; ++i)
                       for (int j = 0; j < kept.count; ++j)

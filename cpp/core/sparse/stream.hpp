@@ -5,7 +5,7 @@
 // says that row r of the block keeps the columns of the run, which are relative to the block's first.
 // Types ascend, so do the columns of a run; a column that keeps nothing is left out. The values are
 // those of the runs in their order, column by column, each by ascending row. Blocks of 4 rows have runs
-// of several types together, see run.hpp.
+// of several types together, and columns that are bytes if there are at most 256: see run.hpp.
 #pragma once
 
 #include <cstdint>

@@ -15,7 +15,7 @@ from transposable.pattern import Pattern
 from transposable.sparse import Blocking, Stream
 from transposable.sparse.inference import nm_packed_linear, refuse_gradient
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Version of the buffers of a compressed layer, in its header."""
 
 STREAM_BUFFERS: Final = ("index", "starts", "values", "header")
@@ -161,7 +161,7 @@ def encode_header(stream: Stream, pattern: Pattern) -> torch.Tensor:
     Example:
         >>> stream = Stream.build(torch.eye(4, dtype=torch.bool), Blocking(8, 512))
         >>> encode_header(stream, Pattern.parse("1:4T")).tolist()
-        [1, 4, 4, 8, 512, 1, 4, 1]
+        [2, 4, 4, 8, 512, 1, 4, 1]
     """
     blocking = stream.blocking
     return torch.tensor(
@@ -186,7 +186,7 @@ def decode_header(header: torch.Tensor) -> tuple[tuple[int, int, Blocking], Patt
         SparseFormatError: if it is none.
 
     Example:
-        >>> decode_header(torch.tensor([1, 4, 4, 8, 512, 1, 4, 1]))
+        >>> decode_header(torch.tensor([2, 4, 4, 8, 512, 1, 4, 1]))
         ((4, 4, Blocking(row_block=8, col_block=512)), Pattern('1:4T'))
     """
     if header.shape != (8,) or header.dtype != torch.int64:

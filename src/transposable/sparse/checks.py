@@ -16,6 +16,7 @@ _FULL_RUN: Final = 65535
 _MEMBERS: Final = np.array([kind.bit_count() for kind in range(2 ** max(ROW_BLOCKS))])
 # Types of the runs of blocks of 4 rows that take columns together, which have all four rows.
 _LAST_SINGLE: Final = 15
+_BYTE_COLUMNS: Final = 256
 _FOURS: Final = 23
 
 
@@ -68,8 +69,8 @@ def check_index(
     # What a block has: columns, fewer in the last of a row; bits for its rows, fewer at the bottom.
     widths = np.minimum(cols - number // max(row_blocks, 1) * col_block, col_block)
     heights = np.minimum(rows - number % max(row_blocks, 1) * row_block, row_block)
-    is_column = np.ones(len(stream), dtype=bool)
-    is_first = np.zeros(len(stream) + 1, dtype=bool)  # of the columns of one type
+    narrow = row_block == 4 and col_block <= _BYTE_COLUMNS  # two columns to an entry
+    lists: list[tuple[Any, Any, Any]] = []  # blocks, where columns of one type begin, how many
     at, ends = begins[0, :-1].copy(), begins[0, 1:]
     kept = np.zeros(blocks, dtype=np.int64)
     before = np.zeros(blocks, dtype=np.int64)  # type and length of the run before
@@ -80,7 +81,6 @@ def check_index(
         # A terminator has two entries, so a header that has room for both is inside its block.
         _require(here + 2 <= ends[live], live, "has no terminator")
         kind, count = stream[here].astype(np.int64), stream[here + 1].astype(np.int64)
-        is_column[here] = is_column[here + 1] = False
         done = kind == 0
         _require(~done | (count == 0), live, "has a run of type 0 that is no terminator")
         _require(~done | (here + 2 == ends[live]), live, "goes on after its terminator")
@@ -95,25 +95,38 @@ def check_index(
         _require((kind > before[live]) | cut, live, "has types that do not ascend")
         _require(count > 0, live, "has a run without columns")
         types = np.where(together, np.where(kind == _FOURS, 4, 2), 1)
-        length = count * types
-        _require(here + 2 + length <= ends[live], live, "has a run that is longer than the block")
+        entries = -(-count // 2) if narrow else count
+        after = here + 2 + entries * types
+        _require(after <= ends[live], live, "has a run that is longer than the block")
         for number_of_type in range(4):
             more = number_of_type < types
-            is_first[(here + 2 + number_of_type * count)[more]] = True
+            starts_here = (here + 2 + number_of_type * entries)[more]
+            lists.append((live[more], starts_here, count[more]))
         kept[live] += count * _MEMBERS[rows_kept]
         before[live], before_count[live] = kind, count
-        at[live] = here + 2 + length
+        at[live] = after
     _require(kept == np.diff(begins[1]), number, "has another number of values than its runs ask")
-    _check_columns(stream, is_column, is_first, begins[0], widths)
+    _check_columns(stream, lists, widths, narrow)
 
 
-def _check_columns(stream: Any, is_column: Any, is_first: Any, begins: Any, widths: Any) -> None:
-    at = np.flatnonzero(is_column)
-    column = stream[at].astype(np.int64)
-    block = np.searchsorted(begins, at, side="right") - 1
+def _check_columns(
+    stream: Any, lists: list[tuple[Any, Any, Any]], widths: Any, narrow: bool
+) -> None:
+    if not lists:
+        return
+    blocks, begins, counts = (np.concatenate(each) for each in zip(*lists, strict=True))
+    number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    block = np.repeat(blocks, counts)
+    if narrow:
+        halves = stream.view(np.uint8)
+        column = halves[np.repeat(2 * begins, counts) + number].astype(np.int64)
+        odd = counts % 2 == 1
+        filled = halves[(2 * begins + counts)[odd]]
+        _require(filled == 0, blocks[odd], "is not filled up with 0 after an odd number of columns")
+    else:
+        column = stream[np.repeat(begins, counts) + number].astype(np.int64)
     _require(column < widths[block], block, "has a column outside of the matrix")
-    same_type = (np.diff(at) == 1) & ~is_first[at[1:]]
-    _require(~same_type | (np.diff(column) > 0), block[1:], "has columns that do not ascend")
+    _require((number == 0)[1:] | (np.diff(column) > 0), block[1:], "has columns that do not ascend")
     # Sorted and not counted: a false size must not make this allocate a matrix of that size.
     once = np.sort(block * WIDEST_BLOCK + column)
     _require(np.diff(once) > 0, once[1:] // WIDEST_BLOCK, "has a column twice")

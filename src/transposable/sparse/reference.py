@@ -15,6 +15,9 @@ import torch
 LONGEST_RUN: Final = 65535
 """Columns that one run can hold: its length is a 16-bit number."""
 
+BYTE_COLUMNS: Final = 256
+"""Columns of a block of 4 rows are bytes, two to an entry, if there are at most so many."""
+
 FEWEST_TOGETHER: Final = 4
 """Fewer pairs or fours of columns have no run of their own."""
 
@@ -81,18 +84,35 @@ def sparse_index(
                 alone = len(found) - sum(n for run, n in together.items() if kind in TOGETHER[run])
                 for at in range(0, alone, LONGEST_RUN):
                     part = found[at : min(at + LONGEST_RUN, alone)]
-                    index += [kind, len(part), *part]
+                    index += [kind, len(part), *_entries(part, row_block, col_block)]
                 del found[:alone]
             for kind, count in together.items():
                 index += [kind, count]
                 for each in TOGETHER[kind]:
-                    index += columns[each][:count]
+                    index += _entries(columns[each][:count], row_block, col_block)
                     del columns[each][:count]
             kept += int(block.sum())
             index += [0, 0]
             starts[0].append(len(index))
             starts[1].append(kept)
     return np.array(index, dtype=np.uint16), np.array(starts, dtype=np.int64)
+
+
+def has_byte_columns(row_block: int, col_block: int) -> bool:
+    """Whether an entry of the index holds two columns.
+
+    Example:
+        >>> has_byte_columns(4, 256), has_byte_columns(4, 512), has_byte_columns(8, 16)
+        (True, False, False)
+    """
+    return row_block == 4 and col_block <= BYTE_COLUMNS
+
+
+def _entries(columns: list[int], row_block: int, col_block: int) -> list[int]:
+    if not has_byte_columns(row_block, col_block):
+        return columns
+    filled = [*columns, 0] if len(columns) % 2 else columns
+    return [low | high << 8 for low, high in zip(filled[::2], filled[1::2], strict=True)]
 
 
 def _counts_together(columns: dict[int, list[int]]) -> dict[int, int]:
@@ -133,9 +153,15 @@ def positions(
             at += 2
             for kind in types:
                 members = [top + row for row in range(row_block) if kind >> row & 1]
+                columns = stream[at : at + count]
+                if has_byte_columns(row_block, col_block):
+                    columns = stream[at : at + -(-count // 2)]
+                    at += len(columns)
+                    columns = np.stack([columns & 255, columns >> 8], axis=1).flatten()[:count]
+                else:
+                    at += count
                 found_rows.append(np.tile(members, count))
-                found_cols.append(np.repeat(stream[at : at + count] + left, len(members)))
-                at += count
+                found_cols.append(np.repeat(columns + left, len(members)))
     return torch.from_numpy(np.concatenate(found_rows)), torch.from_numpy(
         np.concatenate(found_cols)
     )
