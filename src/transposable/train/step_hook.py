@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from torch.optim import Optimizer
 from torch.optim.optimizer import (
@@ -30,17 +32,13 @@ class StepHook:
     def __init__(self, method: Method) -> None:
         self._method = weakref.WeakMethod(method)
         self._running: list[tuple[weakref.ref[Optimizer], set[int]]] = []
-        # torch keeps these for ever; they must not keep the owner, which has this object, alive.
-        mine = weakref.ref(self)
-        self._handles = (
-            register_optimizer_step_pre_hook(lambda *call: _pre(mine, *call)),
-            register_optimizer_step_post_hook(lambda *call: _post(mine, *call)),
-        )
-        weakref.finalize(self, _remove, self._handles)
+        self._number = next(_NUMBERS)
+        _HOOKS[self._number] = self
+        _register()
 
     def remove(self) -> None:
         """Stop calling."""
-        _remove(self._handles)
+        _HOOKS.pop(self._number, None)
 
     def forget(self) -> None:
         """No optimizer is inside its step now, though one may have left it by an exception."""
@@ -84,17 +82,32 @@ class StepHook:
                 return
 
 
-def _pre(hook: weakref.ref[StepHook], optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-    alive = hook()
-    return None if alive is None else alive.before(optimizer, args, kwargs)
+# torch walks its own list of hooks while it calls them, and a hook may be collected as garbage
+# meanwhile: so torch has one pair for ever, and the hooks are listed here, weakly.
+_HOOKS: Final[weakref.WeakValueDictionary[int, StepHook]] = weakref.WeakValueDictionary()
+_NUMBERS: Final = itertools.count()
+_LOCK: Final = threading.Lock()
+_registered = False
 
 
-def _post(hook: weakref.ref[StepHook], optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    alive = hook()
-    if alive is not None:
-        alive.after(optimizer)
+def _register() -> None:
+    global _registered
+    with _LOCK:
+        if not _registered:
+            register_optimizer_step_pre_hook(_pre)
+            register_optimizer_step_post_hook(_post)
+            _registered = True
 
 
-def _remove(handles: Any) -> None:
-    for handle in handles:
-        handle.remove()
+def _pre(optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+    call = None
+    for hook in list(_HOOKS.values()):
+        changed = hook.before(optimizer, args, kwargs)
+        if changed is not None:
+            args, kwargs = call = changed
+    return call
+
+
+def _post(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    for hook in list(_HOOKS.values()):
+        hook.after(optimizer)
