@@ -175,7 +175,8 @@ nb::ndarray<nb::numpy, std::uint32_t> sparse_gradient_order(const Index& index, 
 transposable::GradientColumns gradient_columns(const Order& order, std::int64_t rows,
                                                std::int64_t cols) {
   const auto size = [&](int i) { return static_cast<std::int64_t>(order.shape(i)); };
-  require(size(0) == (rows + transposable::kGradientRows - 1) / transposable::kGradientRows &&
+  const int group = transposable::rows_of_groups(size(0), rows);
+  require(size(0) == (rows + group - 1) / group &&
               size(1) * size(2) >= cols && (size(1) - 1) * size(2) < std::max<std::int64_t>(cols, 1),
           "order: is not that of a matrix [rows, cols]");
   return {size(0), size(1), size(2), order.data()};

@@ -33,11 +33,12 @@ void weight_gradient(const GradientColumns& order, std::int64_t rows, std::int64
     std::fill_n(out, rows * cols, 0.0f);
     return;
   }
+  const int height_of_group = rows_of_groups(order.groups, rows);
   const std::int64_t most = order.slab <= kNarrowSlab ? 1024 : 512;
   const std::int64_t chunk = std::min(most, ceil_div(samples, kernels.lanes) * kernels.lanes);
   // A distance that is no power of two: else all channels fall on the same few lines of the cache.
   const std::int64_t stride = chunk + kernels.lanes;
-  const Floats packed_x = floats(cols * stride), packed_dy = floats(order.groups * kGradientRows * stride);
+  const Floats packed_x = floats(cols * stride), packed_dy = floats(order.groups * height_of_group * stride);
   for (std::int64_t first = 0; first < samples; first += chunk) {
     const std::int64_t valid = std::min(chunk, samples - first);
     const std::int64_t width = ceil_div(valid, kernels.lanes) * kernels.lanes;
@@ -48,8 +49,8 @@ void weight_gradient(const GradientColumns& order, std::int64_t rows, std::int64
         for (std::int64_t s = 0; s < order.slabs; ++s) {
           const std::int64_t left = s * order.slab, wide = std::min(order.slab, cols - left);
           for (std::int64_t group = begin; group < end; ++group) {
-            const std::int64_t top = group * kGradientRows;
-            const std::int64_t height = std::min<std::int64_t>(kGradientRows, rows - top);
+            const std::int64_t top = group * height_of_group;
+            const std::int64_t height = std::min<std::int64_t>(height_of_group, rows - top);
             float* const corner = out + top * cols + left;
             if (first == 0)
               for (std::int64_t r = 0; r < height; ++r) std::fill_n(corner + r * cols, wide, 0.0f);

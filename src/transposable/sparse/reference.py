@@ -22,7 +22,10 @@ FEWEST_TOGETHER: Final = 4
 """Fewer pairs or fours of columns have no run of their own."""
 
 GRADIENT_ROWS: Final = 8
-"""Rows that the weight gradient takes at a time."""
+"""Rows that the weight gradient takes at a time ..."""
+
+FEW_GRADIENT_ROWS: Final = 4
+"""... and if less than three columns of a slab were of one type, in streams of lower blocks."""
 
 WIDE_SLAB: Final = 256
 """Columns that it takes at a time, if three or more of the rows keep a column on average ..."""
@@ -239,22 +242,34 @@ def sparse_gradient_order(
         >>> [(entry >> 16, entry & 65535) for entry in order.flatten().tolist()]
         [(1, 0), (2, 1), (0, 0)]
     """
-    groups = -(-rows // GRADIENT_ROWS)
-    widest = WIDE_SLAB if starts[1, -1] >= 3 * groups * cols else NARROW_SLAB
-    slab = min(widest, cols)
-    slabs = -(-cols // widest)
-    at_rows, at_cols = positions(index, starts, rows, cols, row_block, col_block)
-    kept = torch.zeros(groups * GRADIENT_ROWS, slabs * slab, dtype=torch.int64)
-    kept[at_rows, at_cols] = 1
-    bits = 1 << torch.arange(GRADIENT_ROWS)[:, None]
-    types = (kept.view(groups, GRADIENT_ROWS, slabs * slab) * bits).sum(1)
-    types = types.view(groups, slabs, slab)
+    kept = torch.zeros(rows, cols, dtype=torch.bool)
+    kept[positions(index, starts, rows, cols, row_block, col_block)] = True
+    order, alike = _ordered(kept, GRADIENT_ROWS)
+    if row_block <= FEW_GRADIENT_ROWS < rows and alike < 3:
+        order, _ = _ordered(kept, FEW_GRADIENT_ROWS)
+    return order
+
+
+def _ordered(kept: torch.Tensor, high: int) -> tuple[Any, float]:
+    """The order with groups of so many rows, and how many columns of a slab are of one type."""
+    rows, cols = kept.shape
+    groups = -(-rows // high)
+    scarce = int(kept.sum()) < 3 * -(-rows // GRADIENT_ROWS) * cols
+    widest = NARROW_SLAB if scarce else WIDE_SLAB
+    slab, slabs = min(widest, cols), -(-cols // widest)
+    filled = torch.zeros(groups * high, slabs * slab, dtype=torch.int64)
+    filled[:rows, :cols] = kept
+    bits = 1 << torch.arange(high)[:, None]
+    types = (filled.view(groups, high, slabs * slab) * bits).sum(1).view(groups, slabs, slab)
     order = np.zeros(types.shape, dtype=np.uint32)
+    columns = kinds = 0
     for group, part in itertools.product(range(groups), range(slabs)):
         line = types[group, part].tolist()
         found = sorted((kind, place) for place, kind in enumerate(line) if kind)
         order[group, part, : len(found)] = [kind << 16 | place for kind, place in found]
-    return order
+        columns += len(found)
+        kinds += len({kind for kind, _ in found})
+    return order, columns / kinds if kinds else 3.0
 
 
 def sparse_weight_gradient(
@@ -270,10 +285,11 @@ def sparse_weight_gradient(
     entries = torch.from_numpy(order.numpy().astype(np.int64))
     group, part, number = entries.nonzero(as_tuple=True)
     found = entries[group, part, number]
+    high = GRADIENT_ROWS if len(entries) == -(-rows // GRADIENT_ROWS) else FEW_GRADIENT_ROWS
     out.zero_()
-    for row in range(GRADIENT_ROWS):
+    for row in range(high):
         keeps = found >> 16 + row & 1 == 1
-        at_rows = group[keeps] * GRADIENT_ROWS + row
+        at_rows = group[keeps] * high + row
         at_cols = part[keeps] * order.shape[2] + (found[keeps] & 65535)
         out[at_rows, at_cols] = (dy.float()[:, at_rows] * x.float()[:, at_cols]).sum(0)
 

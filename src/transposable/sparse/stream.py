@@ -278,10 +278,10 @@ class Stream:
     def order(self) -> torch.Tensor:
         """The columns in the order in which :meth:`weight_gradient` takes them.
 
-        uint32 [groups, slabs, slab]: for each group of 8 rows and each slab of columns the kept
-        columns by ascending type, as 65,536 times the type (bit r: row r of the group keeps it)
-        plus the place in the slab; 0 where there are no more. Made at the first call, 0.5 bytes for
-        each entry of the matrix.
+        uint32 [groups, slabs, slab]: for each group of 8 rows (4 where else few columns would be
+        alike) and each slab of columns, the kept columns by ascending type, as 65,536 times the
+        type (bit r: row r of the group keeps it) plus the place in the slab; 0 where there are no
+        more. Made at the first call, 0.5 to 1 byte for each entry of the matrix.
         """
         if self._order is None:
             found = _core.sparse_gradient_order(*self.where, torch.get_num_threads())
