@@ -49,13 +49,15 @@ struct OutputPlanes {
 // How far a product reads beyond the index of a block.
 inline constexpr int kColumnsAhead = 12;
 
-// One block of a stream times one panel.
+// Blocks of a stream, one above the other, times one panel.
 struct BlockProduct {
-  const std::uint16_t* index;  // kColumnsAhead entries more than the block's can be read
+  std::int64_t blocks;         // at least one
+  const std::uint16_t* index;  // kColumnsAhead entries more than those of the blocks can be read
   bool byte_columns;           // see run.hpp
   const void* values;
-  const float* x;     // panel of the block's columns
-  float* y;           // panel of the block's rows; all row_block of them are written
+  const float* x;     // panel of the blocks' columns
+  float* y;           // panel of the blocks' rows; all row_block of each are written
+  const float* next;  // what the next call may read as x, on its way meanwhile
   const float* bias;  // what y starts from, a number for each row; null: from what is in y
 };
 

@@ -1,6 +1,5 @@
-// One block of a stream times one panel. Sums stay in registers from the block's first run to its
-// last: each type has a loop of its own, in which the rows that take part are known. Rules of
-// lanes/vec.hpp.
+// Blocks of a stream times one panel. Sums stay in registers from a block's first run to its last:
+// each type has a loop of its own, in which the rows that take part are known. Rules of lanes/vec.hpp.
 #pragma once
 
 #include "../lanes/vec.hpp"
@@ -20,6 +19,15 @@ TP_INLINE F32 spread(const BFloat16* from) {
 inline constexpr int kAhead = 1024;  // bytes
 inline constexpr int kScarce = 2;    // rows
 
+// Few blocks read a panel of so many columns: it is fetched from beyond the L1 cache while those
+// of the panel before it are computed, a few lines for each of them.
+template <int R>
+TP_INLINE void fetch_some(const float*& next) {
+  constexpr int lines = R == 4 ? 6 : 0;
+#pragma GCC unroll 8
+  for (int i = 0; i < lines; ++i, next += 16) __builtin_prefetch(next);
+}
+
 template <int R, int K, unsigned Type, class Value>
 TP_INLINE void add_column(const float* channel, const Value* values, F32 (&sums)[R][K]) {
   F32 samples[K];
@@ -34,6 +42,23 @@ TP_INLINE void add_column(const float* channel, const Value* values, F32 (&sums)
       for (int k = 0; k < K; ++k) sums[r][k] += weight * samples[k];
     }
 }
+
+#if TP_BYTES == 32
+// Four columns that one row keeps: one load brings their weights, and each takes a shuffle from there.
+// Where a weight meets no more samples than these, loads are what there is too much of.
+template <int Row, int R, int K, class Column, int... I>
+TP_INLINE void add_four_columns(const Column* column, const float* x, const float* values,
+                                F32 (&sums)[R][K], std::integer_sequence<int, I...>) {
+  const F32 weights = reinterpret_cast<F32>(_mm256_broadcast_ps(reinterpret_cast<const __m128*>(values)));
+  const auto add = [&](const float* channel, F32 weight) {
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k) sums[Row][k] += weight * load<F32>(channel + k * kLanes32);
+  };
+  (add(x + static_cast<std::int64_t>(column[I]) * (K * kLanes32),
+       __builtin_shufflevector(weights, weights, I, I, I, I, I, I, I, I)),
+   ...);
+}
+#endif
 
 // Entries of the index that so many columns take up, see run.hpp.
 template <class Column>
@@ -74,6 +99,20 @@ TP_INLINE void add_together(const std::uint16_t*& index, int count, const Value*
   int part = 0;
   ((at[part++] = values, values += __builtin_popcount(Types) * static_cast<std::int64_t>(count)), ...);
   const char* ahead = reinterpret_cast<const char*>(at[0]) + kAhead;
+#if TP_BYTES == 32
+  if constexpr (sizeof...(Types) == R && sizeof(Value) == sizeof(float)) {
+    for (; count >= 4; count -= 4, column += 4) {
+      __builtin_prefetch(ahead);
+      ahead += 4 * R * sizeof(Value);
+      part = 0;
+      ((add_four_columns<__builtin_ctz(Types)>(column + part * apart, x, at[part], sums,
+                                               std::make_integer_sequence<int, 4>{}),
+        at[part++] += 4),
+       ...);
+    }
+    if (count == 0) return;
+  }
+#endif
   do {
     __builtin_prefetch(ahead);
     ahead += R * sizeof(Value);
@@ -117,19 +156,19 @@ TP_INLINE void add_together(const std::uint16_t*& index, int count, const Value*
 #pragma GCC diagnostic ignored "-Wpedantic"  // labels as values
 
 template <int R, int K>
-TP_INLINE void begin_sums(const BlockProduct& block, F32 (&sums)[R][K]) {
+TP_INLINE void begin_sums(const float* y, const float* bias, F32 (&sums)[R][K]) {
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
     for (int k = 0; k < K; ++k)
-      sums[r][k] = block.bias ? spread(block.bias + r) : load<F32>(block.y + (r * K + k) * kLanes32);
+      sums[r][k] = bias ? spread(bias + r) : load<F32>(y + (r * K + k) * kLanes32);
 }
 template <int R, int K>
-TP_INLINE void end_sums(const BlockProduct& block, const F32 (&sums)[R][K]) {
+TP_INLINE void end_sums(float* y, const F32 (&sums)[R][K]) {
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-    for (int k = 0; k < K; ++k) store(block.y + (r * K + k) * kLanes32, sums[r][k]);
+    for (int k = 0; k < K; ++k) store(y + (r * K + k) * kLanes32, sums[r][k]);
 }
 
 #define TP_PAIRS(each)                                                                            \
@@ -144,13 +183,23 @@ TP_INLINE void end_sums(const BlockProduct& block, const F32 (&sums)[R][K]) {
   void name(const BlockProduct& block) {                            \
     constexpr int R = rows;                                         \
     static const void* const runs[] = {&&end, types(TP_LABEL) pairs(TP_PAIR_LABEL)}; \
-    F32 sums[R][K];                                                 \
-    begin_sums(block, sums);                                        \
     const std::uint16_t* index = block.index;                       \
     const Value* values = static_cast<const Value*>(block.values);  \
+    const float* bias = block.bias;                                 \
+    float* y = block.y;                                             \
+    const float* next = block.next;                                 \
+    std::int64_t left = block.blocks;                               \
     int count;                                                      \
+    F32 sums[R][K];                                                 \
+    begin_sums(y, bias, sums);                                      \
     TP_NEXT                                                         \
-    types(TP_RUN) pairs(TP_TOGETHER) end : end_sums(block, sums);   \
+    types(TP_RUN) pairs(TP_TOGETHER) end : end_sums(y, sums);       \
+    if (--left == 0) return;                                        \
+    fetch_some<R>(next);                                            \
+    y += R * K * kLanes32;                                          \
+    if (bias) bias += R;                                            \
+    begin_sums(y, bias, sums);                                      \
+    TP_NEXT                                                         \
   }
 
 TP_MULTIPLY(multiply_rows4, 4, TP_LOW, TP_PAIRS)

@@ -14,6 +14,7 @@ constexpr std::int64_t kSums = 256 << 10;  // bytes of sums that wait for their 
 constexpr std::int64_t kWeights = 384 << 10;  // bytes of the stream that panels in turn are multiplied with
 constexpr std::int64_t kPacked = 4 << 20;  // bytes of samples that a thread packs at once
 constexpr int kShortBlock = 256;           // columns
+constexpr std::int64_t kStrip = 256;       // rows that the samples of a short block are fetched for, at least
 
 // Samples shared out to panels of nearly equal width.
 struct Panels {
@@ -58,6 +59,9 @@ class Product {
     std::int64_t at_once = std::clamp<std::int64_t>(packed / together() * together(), together(),
                                                     panels_.count);
     at_once = std::min(at_once, ceil_div(panels_.count, threads));
+    // Equal shares: the whole stream is read for each, however few its panels.
+    at_once = ceil_div(panels_.count, ceil_div(panels_.count, at_once));
+    at_once = std::min(ceil_div(at_once, together()) * together(), panels_.count);
     const std::int64_t groups = ceil_div(panels_.count, at_once);
     // Rows are shared out too when there are not samples enough to keep all threads at work.
     const std::int64_t parts =
@@ -106,9 +110,17 @@ class Product {
 
     void pack(std::int64_t first, std::int64_t last) {
       packed_ = first;
+      packed_end_ = last;
       for (std::int64_t p = first; p < last; ++p)
         product_.x_.pack(product_.panels_.first_sample(p), product_.panels_.valid(p), 0,
                          product_.shape_.cols, x_of(p), width(p), width(p));
+    }
+
+    // The samples that follow on those of a column block.
+    const float* after(std::int64_t panel, std::int64_t col_block) const {
+      if (col_block + 1 < product_.shape_.col_blocks())
+        return x_of(panel) + (col_block + 1) * product_.shape_.col_block * width(panel);
+      return x_of(panel + 1 < packed_end_ ? panel + 1 : packed_);
     }
 
     void add(std::int64_t first, std::int64_t last, std::int64_t col_block, std::int64_t chunk,
@@ -116,15 +128,20 @@ class Product {
       const auto& shape = product_.shape_;
       const std::int64_t top = chunk * product_.chunk_rows_;
       const std::int64_t bottom = std::min(shape.rows, end * product_.chunk_rows_);
-      for (std::int64_t row = top; row < bottom; row += shape.row_block) {
-        const std::int64_t b = col_block * shape.row_blocks() + row / shape.row_block;
+      const std::int64_t above = col_block * shape.row_blocks();
+      const std::int64_t beyond = above + ceil_div(bottom, shape.row_block);
+      for (std::int64_t b = above + top / shape.row_block, next; b < beyond; b = next) {
+        // Panels that take turns do so after every block.
+        next = last - first > 1 ? b + 1 : product_.end_of_index(b, beyond);
         const void* values = advanced(product_.values_, product_.dtype_,
                                       product_.stream_.value_starts[b]);
+        const std::int64_t row = (b - above) * shape.row_block;
         for (std::int64_t p = first; p < last; ++p)
           product_.kernels_.multiply(
               shape.row_block, product_.panels_.width_in_vectors(p), product_.dtype_,
-              {product_.index(b), has_byte_columns(shape), values, x_of(p) + col_block * shape.col_block * width(p),
-               y_of(p - first) + (row - top) * width(p),
+              {next - b, product_.index(b), has_byte_columns(shape), values,
+               x_of(p) + col_block * shape.col_block * width(p),
+               y_of(p - first) + (row - top) * width(p), after(p, col_block),
                col_block == 0 ? product_.bias_.get() + row : nullptr});
       }
     }
@@ -140,7 +157,7 @@ class Product {
     const Product& product_;
     std::int64_t x_distance_, y_distance_;
     Floats x_, y_;
-    std::int64_t packed_ = -1;  // the panel that x begins with
+    std::int64_t packed_ = -1, packed_end_ = -1;  // the panels that x holds
   };
 
   // The first of the blocks so near the end of the index that reading ahead would go beyond it.
@@ -149,6 +166,10 @@ class Product {
     const std::int64_t end = stream.index_starts[b];
     while (b > 0 && stream.index_starts[b] + kColumnsAhead > end) --b;
     return b;
+  }
+  // Up to where the index of blocks follows on that of b, at most to `end`.
+  std::int64_t end_of_index(std::int64_t b, std::int64_t end) const {
+    return b < copied_ ? std::min(end, copied_) : end;
   }
   const std::uint16_t* index(std::int64_t b) const {
     if (b < copied_) return stream_.block(b);
@@ -168,7 +189,9 @@ class Product {
   std::int64_t strip() const {
     const std::int64_t sums = chunk_rows_ * widest() * together() * 4;
     const std::int64_t weights = stream_.value_starts[shape_.blocks()] / row_chunks_ * 5;
-    return std::clamp<std::int64_t>(std::min(kSums / sums, kWeights / (weights + 1)), 1, row_chunks_);
+    const std::int64_t least = together() == 1 ? kStrip / chunk_rows_ : 1;
+    const std::int64_t most = std::min(kSums / sums, std::max(kWeights / (weights + 1), least));
+    return std::clamp<std::int64_t>(most, 1, row_chunks_);
   }
 
   const SparseKernels& kernels_;
