@@ -16,11 +16,12 @@ settings.load_profile("suite")
 @pytest.fixture(autouse=True, scope="session")
 def poisoned_memory() -> Iterator[None]:
     """torch.empty hands out NaN, the largest integer or True: nothing may read it unwritten."""
-    torch.use_deterministic_algorithms(True)
+    # The same as use_deterministic_algorithms(True) outside of inductor, which that would import.
+    torch.set_deterministic_debug_mode("error")
     assert torch.utils.deterministic.fill_uninitialized_memory
     assert torch.empty(3, dtype=torch.bool).all()
     yield
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode("default")
 
 
 @pytest.fixture(autouse=True, scope="session")
