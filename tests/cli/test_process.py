@@ -132,7 +132,7 @@ def test_full_standard_output(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_goes_away(tmp_path: Path) -> None:
-    write_model(tmp_path / "model.safetensors", 3000, 1)
+    write_model(tmp_path / "model.safetensors", 400, 1)
     process = subprocess.Popen(
         [*COMMAND, "inspect", str(tmp_path / "model.safetensors")],
         stdout=subprocess.PIPE,
