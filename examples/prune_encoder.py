@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--pattern", default="2:4T")
     parser.add_argument("--methods", nargs="+", default=["magnitude", "wanda", "adaprune"])
     parser.add_argument("--layers", default="encoder.layer.5.attention.*", help="glob, or '*'")
-    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--text", type=Path, help="UTF-8, a sample on each line")
     options = parser.parse_args()
 

@@ -132,7 +132,7 @@ def test_full_standard_output(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_goes_away(tmp_path: Path) -> None:
-    write_model(tmp_path / "model.safetensors", 3000, 1)
+    write_model(tmp_path / "model.safetensors", 400, 1)
     process = subprocess.Popen(
         [*COMMAND, "inspect", str(tmp_path / "model.safetensors")],
         stdout=subprocess.PIPE,
@@ -150,9 +150,9 @@ def test_a_reader_that_goes_away(tmp_path: Path) -> None:
 
 
 def test_memory_is_that_of_the_largest_tensor(tmp_path: Path) -> None:
-    """64 tensors of 4 MiB: prune, verify and inspect stay far below 256 MiB."""
+    """32 tensors of 4 MiB: prune, verify and inspect stay far below 128 MiB."""
     write_model(tmp_path / "small.safetensors", 1, 64)
-    write_model(tmp_path / "large.safetensors", 64, 1024)
+    write_model(tmp_path / "large.safetensors", 32, 1024)
     script = """
 import json, resource, sys
 from transposable.cli import main

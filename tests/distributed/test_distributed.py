@@ -1,11 +1,7 @@
-"""Training by two real processes, started once by torchrun; see cases.py for what they do."""
+"""Training by two real processes, started once; see cases.py for what they do."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +10,14 @@ import pytest
 pytest.importorskip("transformers")
 
 from distributed.cases import CASES
+from started_ranks import run_cases
 
-HERE = Path(__file__).parent
-RANKS = 2
+WORKER = Path(__file__).with_name("worker.py")
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(RANKS), str(HERE / "worker.py"), str(folder)]
-    paths = os.pathsep.join([*map(str, (HERE.parent,)), *filter(None, sys.path)])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=400, check=False
-    )
-    found = []
-    for rank in range(RANKS):
-        path = folder / f"rank{rank}.json"
-        assert path.exists(), f"rank {rank} wrote nothing:\n{done.stderr[-3000:]}"
-        found.append(json.loads(path.read_text()))
-    return found
+    return run_cases(WORKER, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", CASES)

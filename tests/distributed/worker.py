@@ -19,9 +19,15 @@ from distributed.cases import CASES
 def main(folder: Path, wanted: list[str]) -> None:
     torch.set_num_threads(1)
     # As in the parent: nothing may read memory that was never written.
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")
     # A rank that waits in vain for another one must not wait for long.
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    dist.init_process_group(
+        "gloo",
+        init_method=(folder / "rendezvous").as_uri(),
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        timeout=timedelta(seconds=60),
+    )
     results = {}
     for name, case in CASES.items():
         if wanted and not any(text in name for text in wanted):

@@ -1,10 +1,14 @@
-"""A pruning run that kills itself: python -m prune.killed FOLDER OUTPUT AFTER."""
+"""Pruning runs that kill themselves: python -m prune.killed FOLDER MODE AFTER [MODE AFTER ...].
+
+Each is a fork of one process that has imported everything, and prunes into FOLDER/MODE-AFTER.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 import torch
@@ -57,8 +61,22 @@ def run(made: nn.Module, folder: str | None, mode: str, after: int) -> PruneRepo
     )
 
 
+def main(folder: Path, cases: list[tuple[str, int]]) -> None:
+    torch.set_num_threads(1)  # no other thread is there to be lost in a fork
+    for mode, after in cases:
+        name = f"{mode}-{after}"
+        child = os.fork()
+        if not child:
+            try:
+                made = model()
+                run(made, str(folder / name), mode, after)
+                torch.save(made.state_dict(), folder / f"{name}.pt")
+            except BaseException:
+                traceback.print_exc()
+            os._exit(0)  # without what the parent does at its end
+        sys.stdout.write(f"{name} {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n")
+
+
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    made = model()
-    run(made, sys.argv[1], sys.argv[3], int(sys.argv[4]))
-    torch.save(made.state_dict(), Path(sys.argv[2]))
+    words = sys.argv[2:]
+    main(Path(sys.argv[1]), list(zip(words[::2], map(int, words[1::2]), strict=True)))

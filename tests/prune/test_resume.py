@@ -43,23 +43,33 @@ def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-@pytest.mark.parametrize(
-    ("mode", "after"), [("sequential", 3), ("sequential", 7), ("parallel", 2), ("parallel", 10)]
-)
-def test_a_killed_process(mode: str, after: int, tmp_path: Path) -> None:
-    """In the middle of layers with one input, of tied ones, of all; with the last one done."""
+KILLED = [("sequential", 3), ("sequential", 7), ("parallel", 2), ("parallel", 10)]
+"""In the middle of layers with one input, of tied ones, of all; with the last one done."""
+
+
+@pytest.fixture(scope="module")
+def killed_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where each of them left what it had."""
+    folder = tmp_path_factory.mktemp("killed")
     paths = os.pathsep.join([str(HERE.parent), *filter(None, sys.path)])
-    folder, output = tmp_path / "run", tmp_path / "never.pt"
+    words = [str(word) for case in KILLED for word in case]
     done = subprocess.run(
-        [sys.executable, "-m", "prune.killed", str(folder), str(output), mode, str(after)],
+        [sys.executable, "-m", "prune.killed", str(folder), *words],
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=200,
         check=False,
     )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert not output.exists()
+    ends = [f"{mode}-{after} {-signal.SIGKILL}" for mode, after in KILLED]
+    assert done.stdout.splitlines() == ends, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize(("mode", "after"), KILLED)
+def test_a_killed_process(mode: str, after: int, killed_runs: Path) -> None:
+    folder = killed_runs / f"{mode}-{after}"
+    assert not folder.with_suffix(".pt").exists()
     files = sorted(folder.glob("[!.]*.safetensors"))
     assert 0 < len(files) <= after
     before = {path: path.read_bytes() for path in files}

@@ -358,9 +358,17 @@ def test_operators_as_torch_sees_them(
     numbers = [1, 1], [1, 1], [1, 1]
     sample = given["x"], weight, mask, given["bias"], packed.tag, through, *numbers
     torch.library.opcheck(torch.ops.transposable.nm_conv2d.default, sample)
+
+
+@pytest.mark.parametrize("formats", FORMATS)
+@pytest.mark.parametrize("choice", [Choice(), DENSE])
+def test_gradients_as_torch_sees_them(formats: tuple[bool, bool], choice: Choice) -> None:
+    given, mask = inputs((2, 5, 8, 9), (3, 3), formats=formats)
+    weight = torch.where(mask, given["weight"], 0.0).detach()
+    packed = PackedWeight(decide=lambda tokens, dtype: choice)
+    numbers = [1, 1], [1, 1], [1, 1]
     dy = torch.randn(2, 10, 8, 9)
     any_last = any(formats)
-    weight = weight.detach()
     torch.library.opcheck(
         torch.ops.transposable.nm_conv2d_input_gradient.default,
         (dy, weight, mask, packed.tag, [8, 9], *numbers, any_last),
