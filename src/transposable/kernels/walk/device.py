@@ -25,6 +25,32 @@ SIZES = ("count", "rows", "cols", "down", "across", "n")
 LAST = tl.constexpr(-(2**62))
 
 
+@triton.jit
+def rounds(key, going, by_row, by_col, unwanted, PRUNE: tl.constexpr):
+    """Which of the entries still ``going`` the walk takes, the greatest key first; int32 [T, M, M].
+
+    Args:
+        key: int64, all of a tile different.
+        by_row, by_col: what rows and columns have room for, or have yet to lose; [T, M].
+        unwanted: entries that are pruned even where no quota is open.
+    """
+    open_ = going.to(tl.int32)
+    taken = tl.zeros(key.shape, tl.int32)
+    while tl.max(most(open_), 0) > 0:
+        here = tl.where(open_ > 0, key, LAST)
+        first = (here == tl.max(here, 2)[:, :, None]) & (here == tl.max(here, 1)[:, None, :])
+        first = first & (open_ > 0)
+        taken += first.to(tl.int32)
+        by_row -= tl.sum(first.to(tl.int32), 2)
+        by_col -= tl.sum(first.to(tl.int32), 1)
+        if PRUNE:
+            going = (by_row > 0)[:, :, None] | (by_col > 0)[:, None, :] | unwanted
+        else:
+            going = (by_row > 0)[:, :, None] & (by_col > 0)[:, None, :]
+        open_ = tl.where(first | ~going, 0, open_)
+    return taken
+
+
 @triton.jit(do_not_specialize=SIZES)
 def walk(
     scores_ptr,
@@ -73,20 +99,7 @@ def walk(
         by_col = tl.zeros((T, M), tl.int32) + n
         going = real & ~unwanted
     going = going & ~nan[:, None, None]
-    open_ = going.to(tl.int32)
-    taken = tl.zeros((T, M, M), tl.int32)
-    while tl.max(most(open_), 0) > 0:
-        here = tl.where(open_ > 0, key, LAST)
-        first = (here == tl.max(here, 2)[:, :, None]) & (here == tl.max(here, 1)[:, None, :])
-        first = first & (open_ > 0)
-        taken += first.to(tl.int32)
-        by_row -= tl.sum(first.to(tl.int32), 2)
-        by_col -= tl.sum(first.to(tl.int32), 1)
-        if PRUNE:
-            going = (by_row > 0)[:, :, None] | (by_col > 0)[:, None, :] | unwanted
-        else:
-            going = (by_row > 0)[:, :, None] & (by_col > 0)[:, None, :]
-        open_ = tl.where(first | ~going, 0, open_)
+    taken = rounds(key, going, by_row, by_col, unwanted, PRUNE)
     kept = (taken == 0) if PRUNE else (taken > 0)
     kept = kept & ~nan[:, None, None]
     kept_offsets = block_offsets(batch, top, left, kept_batch, kept_row, kept_col, M)
