@@ -1,4 +1,4 @@
-"""Masks of a walk made complete and better: refilling, repair by exchanges, local search."""
+"""Masks of a walk made complete and better: repair by exchanges, then local search."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import torch
 
 from transposable.kernels.support import Tiles, bits_of, bytes_of, current, strides_of
 
-SCHEDULES: Final = {4: (64, 4), 8: (16, 4), 16: (4, 4), 32: (1, 4)}
-"""Tiles of a program, and its warps, by tile side: 8 scores a thread."""
+SCHEDULES: Final = {4: (8, 1), 8: (4, 1), 16: (2, 1), 32: (1, 8)}
+"""Tiles of a program, and its warps, by tile side: a thread has a row, and no other warp to wait for.
+
+A row of 32 would need more registers than there are.
+"""
 
 MOST_SWEEPS: Final = 2**31 - 1
 
@@ -21,7 +24,6 @@ def improve(
     m: int,
     magnitude: bool,
     *,
-    refill: bool,
     repair: bool,
     sweeps: int,
 ) -> None:
@@ -31,13 +33,11 @@ def improve(
     that the masks are theirs, entry for entry. Scores are first scaled to a largest finite
     magnitude in [0.5, 1), infinities to +-2^14.
 
-    1. ``refill``: keep entries from heavy to light where there is room, of ties the later first
-       (as the walk that pruned them sorted them); in a cropped tile none that is negative.
-    2. ``repair``: while a row i of a full tile holds less than n, make the best exchange
+    1. ``repair``: while a row i of a full tile holds less than n, make the best exchange
 
            a_kl + a_ij - a_kj,   (k, j) kept, (k, l) and (i, j) pruned, column l less than n
 
-    3. ``sweeps``: for every pair of rows, row i gives a column to row k for another one where
+    2. ``sweeps``: for every pair of rows, row i gives a column to row k for another one where
 
            (a_ij - a_kj) - (a_il - a_kl) > 0,   (i, l) and (k, j) kept, (i, j) and (k, l) pruned
 
@@ -46,8 +46,8 @@ def improve(
 
     Args:
         matrices, n, m, magnitude: as for :func:`transposable.kernels.exact.fill`.
-        kept: what the walk wrote for them; tiles with a NaN keep nothing, and that is left so.
-        refill: whether the walk pruned; after one that kept, no tile has room.
+        kept: what a walk that keeps or refills wrote for them, so that no tile has room; those with
+            a NaN keep nothing, and that is left so.
 
     Complexity: one pass over the two; 2 m - 3 steps of a whole tile for a sweep.
     """
@@ -62,5 +62,5 @@ def improve(
         device.search[(-(-tiles.count // per_program),)](
             raw, bytes_of(kept), *tiles.sizes, *strides_of(raw), *strides_of(kept), n,
             min(sweeps, MOST_SWEEPS), M=m, T=per_program, KIND=kind, MAGNITUDE=magnitude,
-            REFILL=refill, REPAIR=repair, num_warps=warps,
+            REPAIR=repair, SWEEP=sweeps > 0, num_warps=warps,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Refilling, repair and local search of masks on a GPU; see ``naive.py`` for what is computed.
+"""Repair and local search of masks on a GPU; see ``naive.py`` for what is computed.
 
 A row of a mask is an int32, one bit for each column. The native search visits the pairs of rows one
 after the other: (0, 1), (0, 2) and so on. What a pair does depends on what its two rows hold, and so
@@ -19,10 +19,8 @@ from transposable.kernels.fixed_point import (
     inside,
     is_nan,
     most,
-    ordered,
     place,
 )
-from transposable.kernels.walk.device import rounds
 
 SIZES = ("count", "rows", "cols", "down", "across", "n", "sweeps")
 NOWHERE = tl.constexpr(1 << 20)
@@ -224,10 +222,10 @@ def search(
     T: tl.constexpr,
     KIND: tl.constexpr,
     MAGNITUDE: tl.constexpr,
-    REFILL: tl.constexpr,
     REPAIR: tl.constexpr,
+    SWEEP: tl.constexpr,
 ):
-    """T tiles: refill, repair, sweep; what is left out costs nothing."""
+    """T tiles: repair, and ``sweeps`` sweeps; what is left out is not compiled."""
     tile = tl.program_id(0) * T + tl.arange(0, T)
     batch, top, left, height, width = place(tile, count, rows, cols, down, across, M)
     real = inside(height, width, M)
@@ -237,21 +235,11 @@ def search(
     usable = most(is_nan(bits).to(tl.int32)) == 0
     kept_at = kept_ptr + block_offsets(batch, top, left, kept_batch, kept_row, kept_col, M)
     has = tl.load(kept_at, mask=real, other=0) != 0
-    if REFILL:
-        score = ordered(bits, MAGNITUDE)
-        line = tl.arange(0, M)
-        index = line[None, :, None] * M + line[None, None, :]
-        row_room = n - tl.sum(has.to(tl.int32), 2)
-        col_room = n - tl.sum(has.to(tl.int32), 1)
-        going = real & ~has & usable[:, None, None] & (full[:, None, None] | (score >= 0))
-        going = going & (row_room > 0)[:, :, None] & (col_room > 0)[:, None, :]
-        key = score.to(tl.int64) * (M * M) + index
-        has = has | (rounds(key, going, row_room, col_room, going, False) > 0)
     kept = columns_of(has)
     value = values(bits, MAGNITUDE)
     if REPAIR:
         kept = complete(value, kept, n, full & usable)
-    if sweeps > 0:
+    if SWEEP:
         kept = exchange(value, kept, sweeps)
         kept = polish(value, kept, n, sweeps, ~full & usable)
     # The mask of a tile with a NaN is what the walk has made it.

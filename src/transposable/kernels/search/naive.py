@@ -1,4 +1,4 @@
-"""Refilling, repair and local search in plain torch: one step after the other, tiles side by side."""
+"""Repair and local search in plain torch: one step after the other, tiles side by side."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ def improve(
     m: int,
     magnitude: bool,
     *,
-    refill: bool,
     repair: bool,
     sweeps: int,
 ) -> None:
@@ -26,8 +25,6 @@ def improve(
     real = blocks(torch.ones_like(kept), m).reshape(-1, m, m)
     full = real.all(2).all(1)
     usable = ~scores.isnan().any(2).any(1)
-    if refill:
-        _refill(scores, mask, n, real & usable[:, None, None], full)
     value = scaled(scores)
     if repair:
         _complete(value, mask, n, full & usable)
@@ -50,20 +47,6 @@ def scaled(scores: torch.Tensor) -> torch.Tensor:
     half = exponent // 2  # one factor alone could overflow
     value = torch.ldexp(torch.ldexp(finite, -half), half - exponent).float()
     return torch.where(scores.isinf(), scores.sign().float() * 2.0**14, value)
-
-
-def _refill(
-    scores: torch.Tensor, mask: torch.Tensor, n: int, real: torch.Tensor, full: torch.Tensor
-) -> None:
-    """Heavy to light, of ties the later entry first, wherever row and column have room."""
-    m = mask.shape[1]
-    tile = torch.arange(len(mask), device=mask.device)
-    order = scores.nan_to_num(0.0, torch.inf, -torch.inf).flatten(1).sort(dim=1, stable=True)
-    for entry in order.indices.T.flip(0):
-        row, col = entry // m, entry % m
-        room = (mask[tile, row].sum(1) < n) & (mask[tile, :, col].sum(1) < n)
-        wanted = real[tile, row, col] & (full | (scores[tile, row, col] >= 0))
-        mask[tile, row, col] |= room & wanted
 
 
 def _complete(value: torch.Tensor, mask: torch.Tensor, n: int, repaired: torch.Tensor) -> None:
