@@ -32,6 +32,14 @@ def test_every_family(n: int, m: int) -> None:
     checks.every_family("cuda", list(FAMILIES), n, m, 8)
 
 
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_tiles_of_4_by_the_wave(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks.by_the_wave(monkeypatch)
+    checks.every_family("cuda", list(FAMILIES), n, 4, 8)
+    checks.ragged("cuda", "ties", n, 4)
+    checks.strides("cuda", n, 4)
+
+
 @pytest.mark.parametrize("name", ["gaussian", "ties", "infinities"])
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (5, 8), (8, 16), (16, 32)], ids=str)
 def test_ragged(name: str, n: int, m: int) -> None:

@@ -26,8 +26,9 @@ def _patched(tensor: Any, scope: Any) -> None:
 interpreter._patch_lang_tensor = _patched
 
 # An operation costs the same for any number of tiles here; any schedule is correct.
+ENUMERATED = exact.Schedule(2, 6, (64, 1), (64, 1), (64, 1), enumerated=(64, 1))
 exact.SCHEDULES.update(
-    {m: exact.Schedule(2, 6, (64, 1), (64, 1), (64, 1)) for m in (4, 8)}
+    {4: ENUMERATED, 8: exact.Schedule(2, 6, (64, 1), (64, 1), (64, 1))}
     | {m: exact.Schedule(2, 6, (16, 1), (16, 1), (16, 1)) for m in (16, 32)}
 )
 for kernel in (bound, row_wise, search, walk):
