@@ -24,8 +24,7 @@ def test_every_family_enumerated(n: int) -> None:
 
 def test_tiles_of_4_by_the_wave(monkeypatch: pytest.MonkeyPatch) -> None:
     checks.by_the_wave(monkeypatch)
-    checks.every_family("cpu", NAMES[::3], 2, 4, 2)
-    checks.strides("cpu", 1, 4)
+    checks.every_family("cpu", NAMES[::5], 2, 4, 2)
     checks.nans("cpu", 3, 4)
 
 

@@ -70,11 +70,13 @@ def families(
     n: int,
     m: int,
     solvers: tuple[Greedy | TwoApprox, ...] = SOLVERS,
+    dtypes: tuple[torch.dtype, ...] = DTYPES,
 ) -> None:
-    """Full and cropped tiles, all dtypes, signed scores and magnitudes."""
+    """Full and cropped tiles, signed scores and magnitudes; dtypes in turn."""
     pattern = Pattern(n, m, "transposable")
     for at, name in enumerate(names):
-        scores = batch_of(name, 2 * m + m // 2 + 1, 2 * m - 1, at, DTYPES[at % 3]).to(device)
+        scores = batch_of(name, 2 * m + m // 2 + 1, 2 * m - 1, at, dtypes[at % len(dtypes)])
+        scores = scores.to(device)
         for turn, solver in enumerate(solvers):
             problem = Problem(scores, pattern, (at + turn) % 2 == 0, 1)
             same_as_native(solver, problem, f"{name} {pattern}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from search_checks import DTYPES, SOLVERS, batch_of, by_twins, native
 
 from score_families import FAMILIES
-from search_checks import DTYPES, SOLVERS, batch_of, by_twins, native
 from transposable import Greedy, Pattern, TwoApprox
 from transposable.problem import Problem
 

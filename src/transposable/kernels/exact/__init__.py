@@ -66,10 +66,10 @@ def fill(
         u, v: float64 [batch, down, across, m], contiguous and zero, or None.
 
     Returns:
-        int32 [3] on the device: tiles that the wave left (none if enumerated), tiles solved in 50 bits, tiles with a NaN
-        (which keep nothing).
+        int32 [3] on the device: tiles that the wave left (none if enumerated), tiles solved in 50
+        bits, tiles with a NaN (which keep nothing).
 
-    Complexity: O(weights) memory traffic, and 4 bytes a tile and column of workspace (4 x 4: a tile).
+    Complexity: O(weights) memory traffic, and 4 bytes a tile and column of workspace.
     """
     from transposable.kernels.exact import device, four
 

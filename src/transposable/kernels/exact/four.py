@@ -8,8 +8,8 @@ score, less the sum of all, is then at best (halves(x): the two largest less the
     one of b and c, both of a, or of z:   |d_b - d_c| + |d'_b - d'_c| + |e_a - e_z|     (6 cases)
     both or none of each column:          halves(e)
 
-For 1:4 the upper rows take the columns a and b, the lower ones c and z, which gives, less the sum of
-the lower rows,
+For 1:4 the upper rows take the columns a and b, the lower ones c and z, which gives, less the sum
+of the lower rows,
 
     e_a + e_b + |d_a - d_b| + |d'_c - d'_z|     (6 cases)
 
@@ -30,7 +30,7 @@ FAR = tl.constexpr(1 << 30)
 @triton.jit
 def lines(x):
     """The four parts of the last axis: [..., 4] to [...] each."""
-    pairs = tl.reshape(x, x.shape[:-1] + [2, 2])
+    pairs = tl.reshape(x, [*x.shape[:-1], 2, 2])
     even, odd = tl.split(pairs)
     x0, x2 = tl.split(even)
     x1, x3 = tl.split(odd)
@@ -55,7 +55,9 @@ def halves(x0, x1, x2, x3):
 
 
 @triton.jit
-def mixed(value, code, d, dd, e, A: tl.constexpr, Z: tl.constexpr, B: tl.constexpr, C: tl.constexpr):
+def mixed(
+    value, code, d, dd, e, A: tl.constexpr, Z: tl.constexpr, B: tl.constexpr, C: tl.constexpr
+):
     """The better of the best so far and this case of 2:4."""
     first, second, both = d[B] - d[C], dd[B] - dd[C], e[A] - e[Z]
     here = tl.abs(first) + tl.abs(second) + tl.abs(both)
@@ -67,7 +69,9 @@ def mixed(value, code, d, dd, e, A: tl.constexpr, Z: tl.constexpr, B: tl.constex
 
 
 @triton.jit
-def apart(value, code, d, dd, e, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, Z: tl.constexpr):
+def apart(
+    value, code, d, dd, e, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, Z: tl.constexpr
+):
     """The better of the best so far and this case of 1:4."""
     first, second = d[A] - d[B], dd[C] - dd[Z]
     here = e[A] + e[B] + tl.abs(first) + tl.abs(second)
@@ -112,9 +116,9 @@ def best_of_one(d, dd, e):
 def prices(q, has):
     """Prices of the columns for which every row holds its best q - v, [T, 4].
 
-    Moving an entry of a row from column a to b loses q_a - q_b. The shortest distances by such moves
-    exist, as the mask is optimal, and v_a - v_b is no more than any loss; three rounds of Bellman
-    and Ford find them.
+    Moving an entry of a row from column a to b loses q_a - q_b. The shortest distances by such
+    moves exist, as the mask is optimal, and v_a - v_b is no more than any loss; three rounds of
+    Bellman and Ford find them.
     """
     row = tl.arange(0, 4)[None, :, None]
     loss = tl.zeros(q.shape, tl.int32) + FAR
@@ -154,7 +158,7 @@ def four(
     MAGNITUDE: tl.constexpr,
     PRICES: tl.constexpr,
 ):
-    """The best of all masks of T tiles; lists those for the wide paths, as ``wave`` and ``paths``."""
+    """The best of all masks of T tiles; lists those for the wide paths."""
     tile = tl.program_id(0) * T + tl.arange(0, T)
     batch, top, left, height, width = place(tile, count, rows, cols, down, across, 4)
     full = (height == 4) & (width == 4)
@@ -165,10 +169,7 @@ def four(
     d = lines(x0 - x1)
     dd = lines(x2 - x3)
     e = lines((x0 + x1) - (x2 + x3))
-    if N == 2:
-        code = best_of_two(d, dd, e)
-    else:
-        code = best_of_one(d, dd, e)
+    code = best_of_two(d, dd, e) if N == 2 else best_of_one(d, dd, e)
     if N == 3:
         code = 0xFFFF - code
     line = tl.arange(0, 4)

@@ -9,7 +9,7 @@ import torch
 from transposable.kernels.support import Tiles, bits_of, bytes_of, current, strides_of
 
 SCHEDULES: Final = {4: (8, 1), 8: (4, 1), 16: (2, 1), 32: (1, 8)}
-"""Tiles of a program, and its warps, by tile side: a thread has a row, and no other warp to wait for.
+"""Tiles of a program, and its warps, by tile side: a thread has a row, and waits for no other warp.
 
 A row of 32 would need more registers than there are.
 """

@@ -1,10 +1,10 @@
 """Repair and local search of masks on a GPU; see ``naive.py`` for what is computed.
 
-A row of a mask is an int32, one bit for each column. The native search visits the pairs of rows one
-after the other: (0, 1), (0, 2) and so on. What a pair does depends on what its two rows hold, and so
-on the pairs before it that have a row in common with it: all of these have a smaller i + k, and all
-such pairs behind it a larger one. So the pairs of one sum, which share no row, are visited side by
-side, the sums in turn, and the mask is that of the native search.
+A row of a mask is an int32, one bit for each column. The native search visits the pairs of rows
+(i, k) one after the other: (0, 1), (0, 2) and so on. What a pair does depends on what its two rows
+hold, and so on the pairs before it that have a row in common with it: all of these have a smaller
+i + k, and all such pairs behind it a larger one. So the pairs of one sum, which share no row, are
+visited side by side, the sums in turn, and the mask is that of the native search.
 """
 
 from __future__ import annotations
@@ -80,32 +80,32 @@ def complete(value, kept, n, repaired):
         row = tl.sum(tl.where(in_i[:, :, None], value, 0.0), 1)
         row_kept = tl.sum(tl.where(in_i, kept, 0), 1)[:, None]
         best = -tl.full(i.shape, ENDLESS, tl.float32)
-        best_l = i - i + NOWHERE
+        best_goal = i - i + NOWHERE
         dropped = i - i
-        l = tl.min(tl.where((in_col < n) & (i < NOWHERE)[:, None], line, NOWHERE), 1)
-        while tl.min(l, 0) < NOWHERE:
-            in_l = line == l[:, None]
-            col = tl.sum(tl.where(in_l[:, None, :], value, 0.0), 2)
-            col_bit = tl.sum(tl.where(in_l, bit, 0), 1)[:, None]
+        goal = tl.min(tl.where((in_col < n) & (i < NOWHERE)[:, None], line, NOWHERE), 1)
+        while tl.min(goal, 0) < NOWHERE:
+            in_goal = line == goal[:, None]
+            col = tl.sum(tl.where(in_goal[:, None, :], value, 0.0), 2)
+            col_bit = tl.sum(tl.where(in_goal, bit, 0), 1)[:, None]
             can = has & ((row_kept & bit) == 0)[:, None, :] & ((kept & col_bit) == 0)[:, :, None]
-            can = can & (l < NOWHERE)[:, None, None]
+            can = can & (goal < NOWHERE)[:, None, None]
             gain = tl.where(can, col[:, :, None] + row[:, None, :] - value, -ENDLESS)
             top = most(gain)
             code = -most(-tl.where(can & (gain == top[:, None, None]), number, NOWHERE))
             better = top > best
             best = tl.where(better, top, best)
-            best_l = tl.where(better, l, best_l)
+            best_goal = tl.where(better, goal, best_goal)
             dropped = tl.where(better, code, dropped)
-            l = tl.min(tl.where((in_col < n) & (line > l[:, None]), line, NOWHERE), 1)
-        found = best_l < NOWHERE
-        in_l = (line == best_l[:, None]) & found[:, None]
+            goal = tl.min(tl.where((in_col < n) & (line > goal[:, None]), line, NOWHERE), 1)
+        found = best_goal < NOWHERE
+        in_goal = (line == best_goal[:, None]) & found[:, None]
         in_i = in_i & found[:, None]
         in_k = (line == (dropped // M)[:, None]) & found[:, None]
-        add = tl.sum(tl.where(in_l, bit, 0), 1)[:, None]
+        add = tl.sum(tl.where(in_goal, bit, 0), 1)[:, None]
         drop = tl.sum(tl.where(line == (dropped % M)[:, None], bit, 0), 1)[:, None]
         kept = tl.where(in_k, kept ^ (drop | add), tl.where(in_i, kept | drop, kept))
         in_row += in_i.to(tl.int32)
-        in_col += in_l.to(tl.int32)
+        in_col += in_goal.to(tl.int32)
         has = entries_of(kept)
         # Without an exchange, which a tile with room may lack, the tile is given up.
         repaired = repaired & (found | (i == NOWHERE))
