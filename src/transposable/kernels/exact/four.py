@@ -30,7 +30,8 @@ FAR = tl.constexpr(1 << 30)
 @triton.jit
 def lines(x):
     """The four parts of the last axis: [..., 4] to [...] each."""
-    pairs = tl.reshape(x, [*x.shape[:-1], 2, 2])
+    # Triton knows no starred lists.
+    pairs = tl.reshape(x, x.shape[:-1] + [2, 2])  # noqa: RUF005
     even, odd = tl.split(pairs)
     x0, x2 = tl.split(even)
     x1, x3 = tl.split(odd)
