@@ -85,7 +85,7 @@ if [[ "${SKIP_INSTALL:-0}" != 1 ]]; then
 fi
 
 # The tests and benchmarks are not part of the package; the package is the installed one.
-part tests 150 "$PYTHON" -m pytest -q --maxfail=20 -p no:cacheprovider -rs tests/gpu \
+part tests 170 "$PYTHON" -m pytest -q --maxfail=20 -p no:cacheprovider -rs tests/gpu \
     > "$OUT/gpu_tests.txt" 2>&1
 tail -n 25 "$OUT/gpu_tests.txt"
 

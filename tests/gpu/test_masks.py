@@ -9,9 +9,20 @@ import torch
 
 import checks
 import other_checks
+import search_checks
 import transposable
 from score_families import FAMILIES
-from transposable import certify, fill_mask, find_mask, solve
+from transposable import (
+    Exact,
+    Greedy,
+    RowWise,
+    Solver,
+    TwoApprox,
+    certify,
+    fill_mask,
+    find_mask,
+    solve,
+)
 
 SMALL = [(2, 4), (1, 4), (3, 4), (4, 8), (3, 8), (8, 16), (15, 16), (16, 32)]
 
@@ -19,6 +30,14 @@ SMALL = [(2, 4), (1, 4), (3, 4), (4, 8), (3, 8), (8, 16), (15, 16), (16, 32)]
 @pytest.mark.parametrize(("n", "m"), SMALL, ids=str)
 def test_every_family(n: int, m: int) -> None:
     checks.every_family("cuda", list(FAMILIES), n, m, 8)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_tiles_of_4_by_the_wave(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks.by_the_wave(monkeypatch)
+    checks.every_family("cuda", list(FAMILIES), n, 4, 8)
+    checks.ragged("cuda", "ties", n, 4)
+    checks.strides("cuda", n, 4)
 
 
 @pytest.mark.parametrize("name", ["gaussian", "ties", "infinities"])
@@ -33,6 +52,38 @@ def test_dtypes_strides_nans_and_twins(n: int, m: int) -> None:
     checks.strides("cuda", n, m)
     checks.nans("cuda", n, m)
     other_checks.against_twins("cuda", n, m)
+
+
+# Kernels are compiled for each dtype and sign; what is left out here is for the interpreter.
+@pytest.mark.parametrize(
+    ("n", "m", "dtype"),
+    [
+        (2, 4, torch.float32),
+        (3, 8, torch.bfloat16),
+        (8, 16, torch.float16),
+        (16, 32, torch.bfloat16),
+    ],
+    ids=str,
+)
+def test_repair_and_search(n: int, m: int, dtype: torch.dtype) -> None:
+    names = [*FAMILIES, "-|gaussian|"]
+    search_checks.families("cuda", names, n, m, search_checks.SOLVERS[3:], (dtype,))
+
+
+def test_strides_nans_and_cropped_tiles_of_the_search() -> None:
+    search_checks.strides("cuda", 2, 4)
+    search_checks.nans("cuda", 2, 4)
+    search_checks.cropped("cuda", 2, 4)
+    search_checks.odd_masks("cuda", 2, 4)
+    search_checks.empty("cuda")
+
+
+@pytest.mark.parametrize("pattern", ["2:4T", "4:8T"])
+@pytest.mark.parametrize("solver", [Greedy(), TwoApprox(repair=True)], ids=str)
+def test_large_masks_of_the_search(pattern: str, solver: Solver) -> None:
+    weight = torch.randn(1024, 2048, generator=torch.Generator().manual_seed(0)).bfloat16()
+    wanted = find_mask(weight, pattern, solver=solver)
+    assert find_mask(weight.cuda(), pattern, solver=solver) == wanted
 
 
 def test_ways_in(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,18 +113,28 @@ def test_results_do_not_depend_on_the_run() -> None:
         assert torch.equal(find_mask(weight, "8:16T").tensor, first)
 
 
-@pytest.mark.parametrize("pattern", ["2:4T", "4:8T", "8:16T"])
-def test_captured_in_a_graph(pattern: str) -> None:
+@pytest.mark.parametrize(
+    ("pattern", "solver"),
+    [
+        ("2:4T", Exact()),
+        ("4:8T", Exact()),
+        ("8:16T", Exact()),
+        ("4:8T", Greedy()),
+        ("4:8T", TwoApprox(repair=True)),
+    ],
+    ids=str,
+)
+def test_captured_in_a_graph(pattern: str, solver: Solver) -> None:
     weight = torch.randn(256, 512, device="cuda", dtype=torch.bfloat16)
     out = torch.empty_like(weight, dtype=torch.bool)
-    fill_mask(out, weight, pattern)  # compiles
+    fill_mask(out, weight, pattern, solver=solver)  # compiles
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        nans = fill_mask(out, weight, pattern)
+        nans = fill_mask(out, weight, pattern, solver=solver)
     for _ in range(3):
         weight.normal_()
         graph.replay()
-        assert torch.equal(out, find_mask(weight, pattern).tensor)
+        assert torch.equal(out, find_mask(weight, pattern, solver=solver).tensor)
         assert int(nans) == 0
     weight[0, 0] = math.nan
     graph.replay()
@@ -81,16 +142,17 @@ def test_captured_in_a_graph(pattern: str) -> None:
 
 
 def test_no_waiting_for_the_device() -> None:
-    weight = torch.randn(256, 256, device="cuda")
+    weight = torch.randn(260, 256, device="cuda")
     out = torch.empty_like(weight, dtype=torch.bool)
-    fill_mask(out, weight, "4:8T")  # compiles
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for solver in ("exact", "row_wise"):
-            pattern = "4:8T" if solver == "exact" else "4:8"
-            fill_mask(out, weight, pattern, solver=solver)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    solvers = (Exact(), RowWise(), Greedy(), TwoApprox(repair=True))
+    for wait in ("default", "error"):  # compiled, then watched
+        torch.cuda.set_sync_debug_mode(wait)
+        try:
+            for solver in solvers:
+                pattern = "4:8" if isinstance(solver, RowWise) else "4:8T"
+                fill_mask(out, weight, pattern, solver=solver)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def test_the_current_stream_is_used() -> None:

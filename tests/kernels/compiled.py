@@ -56,6 +56,7 @@ def resources(kernel: Any, capability: int, warps: int, **constants: Any) -> Res
     target = GPUTarget("cuda", capability, 32)
     done = triton.compile(source, target=target, options={"num_warps": warps})
     assert len(done.asm["cubin"]) > 1000
+    assert ".ftz" not in done.asm["ptx"]  # small numbers are not flushed to zero
     return _assemble(done.asm["ptx"])
 
 

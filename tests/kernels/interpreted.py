@@ -12,7 +12,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 from triton.runtime import interpreter
 
-from transposable.kernels import bound, exact, row_wise, support, walk
+from transposable.kernels import bound, exact, row_wise, search, support, walk
 
 _original = interpreter._patch_lang_tensor
 
@@ -26,11 +26,12 @@ def _patched(tensor: Any, scope: Any) -> None:
 interpreter._patch_lang_tensor = _patched
 
 # An operation costs the same for any number of tiles here; any schedule is correct.
+ENUMERATED = exact.Schedule(2, 6, (64, 1), (64, 1), (64, 1), enumerated=(64, 1))
 exact.SCHEDULES.update(
-    {m: exact.Schedule(2, 6, (64, 1), (64, 1), (64, 1)) for m in (4, 8)}
+    {4: ENUMERATED, 8: exact.Schedule(2, 6, (64, 1), (64, 1), (64, 1))}
     | {m: exact.Schedule(2, 6, (16, 1), (16, 1), (16, 1)) for m in (16, 32)}
 )
-for kernel in (bound, row_wise, walk):
+for kernel in (bound, row_wise, search, walk):
     kernel.SCHEDULES.update(dict.fromkeys(support.SIDES, (64, 1)))
 
 # From here on tensors on the CPU take the way of those on a GPU.

@@ -39,15 +39,15 @@ def against_twins(device: str, n: int, m: int) -> None:
         scores = scores.to(device)
         what = f"{name} {n}:{m}"
         _same(row_wise.fill, naive_row_wise.fill, scores, n, m, what)
-        for prune in (True, False):
+        for how in ("prune", "keep"):
 
-            def kernel(*given: object, prune: bool = prune) -> torch.Tensor:
-                return walk.fill(*given, prune=prune)  # type: ignore[arg-type]
+            def kernel(*given: object, how: str = how) -> torch.Tensor:
+                return walk.fill(*given, how=how)  # type: ignore[arg-type]
 
-            def twin(*given: object, prune: bool = prune) -> torch.Tensor:
-                return naive_walk.fill(*given, prune=prune)  # type: ignore[arg-type]
+            def twin(*given: object, how: str = how) -> torch.Tensor:
+                return naive_walk.fill(*given, how=how)  # type: ignore[arg-type]
 
-            _same(kernel, twin, scores, n, m, f"{what} prune={prune}")
+            _same(kernel, twin, scores, n, m, f"{what} {how}")
 
 
 def public_functions(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,6 +57,8 @@ def public_functions(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = (
         (Exact(), "2:4T"),
         (TwoApprox(), "2:4T"),
+        (TwoApprox(repair=True), "2:4T"),
+        (Greedy(), "2:4T"),
         (Greedy(repair=False, sweeps=0), "2:4T"),
         (RowWise(), "2:4"),
     )
@@ -95,8 +97,10 @@ def filled_in_place(device: str) -> None:
         transposable.fill_mask(out, images, "2:4T", layout="conv")
         assert torch.equal(out, transposable.find_mask(images, "2:4T", layout="conv").tensor)
     weight[0, 0] = math.nan
-    assert int(transposable.fill_mask(wanted, weight, "2:4T")) == 1
-    assert not wanted[:4, :4].any()
+    for solver in ("exact", "greedy", TwoApprox(repair=True)):
+        assert int(transposable.fill_mask(wanted, weight, "2:4T", solver=solver)) == 1
+        assert not wanted[:4, :4].any()
+        assert (wanted[4:].sum(1) == 12).all()
 
 
 def refreshed(device: str) -> None:
@@ -106,6 +110,10 @@ def refreshed(device: str) -> None:
     with torch.no_grad():
         for layer in model:
             layer.weight.copy_(torch.randn(16, 16))
+    refresh_masks(model, Greedy())
+    for layer in model:
+        found = transposable.find_mask(layer.weight.detach(), "2:4T", solver=Greedy())
+        assert torch.equal(layer.mask, found.tensor)
     report = refresh_masks(model)
     weights = [layer.weight.detach().abs().double() for layer in model]
     kept = sum(float(torch.where(x.mask, w, 0).sum()) for x, w in zip(model, weights, strict=True))
@@ -126,7 +134,7 @@ def by_way_of_the_host(device: str) -> None:
     for given, pattern, solver, why in (
         (weight, "3:6T", "exact", "tiles of 6 x 6 have no kernel"),
         (weight.double(), "2:4T", "exact", "torch.float64 has no kernel"),
-        (weight, "2:4T", "greedy", "solver 'greedy' has no kernel"),
+        (weight, "2:4T", "entropic", "solver 'entropic' has no kernel"),
         (weight, "2:4S", "sequential", "solver 'sequential' has no kernel"),
     ):
         with pytest.warns(HostRouteWarning, match=why):

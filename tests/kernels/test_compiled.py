@@ -14,14 +14,24 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 from compiled import resources
 
-from transposable.kernels import SIDES, bound, exact, row_wise, walk
+from transposable.kernels import SIDES, bound, exact, row_wise, search, walk
 from transposable.kernels.bound import device as bound_device
 from transposable.kernels.exact import device as exact_device
+from transposable.kernels.exact import four
 from transposable.kernels.row_wise import device as row_wise_device
+from transposable.kernels.search import device as search_device
 from transposable.kernels.walk import device as walk_device
 
 Case = tuple[str, Any, int, dict[str, Any]]
-CHOICE = ("wave-8-sm_90", "narrow-8-sm_90", "wide-8-sm_80", "walk-8-sm_80", "row_wise-8-sm_90")
+CHOICE = (
+    "two_of_four-4-sm_90",
+    "wave-8-sm_90",
+    "narrow-8-sm_90",
+    "wide-8-sm_80",
+    "keep-8-sm_80",
+    "row_wise-8-sm_90",
+    "search-8-sm_80",
+)
 
 
 def _cases(m: int, kind: str, *, magnitude: bool, prices: bool) -> list[Case]:
@@ -32,16 +42,41 @@ def _cases(m: int, kind: str, *, magnitude: bool, prices: bool) -> list[Case]:
     rounds = {"ROUNDS": one.rounds, "STEPS": one.steps}
     groups, warps = row_wise.SCHEDULES[m]
     walked, walk_warps = walk.SCHEDULES[m]
+    searched, search_warps = search.SCHEDULES[m]
     checked, bound_warps = bound.SCHEDULES[m]
     given = {"M": m, "T": checked, "MAGNITUDE": magnitude}
+    enumerated = [
+        (name, four.four, warps, {**priced, "N": n, "T": count})
+        for count, warps in filter(None, [one.enumerated])
+        for name, n in (("one_of_four", 1), ("two_of_four", 2), ("three_of_four", 3))
+    ]
+    for *_, constants in enumerated:
+        del constants["M"]
     return [
+        *enumerated,
         ("wave", exact_device.wave, one.wave[1], {**priced, **rounds, "T": one.wave[0]}),
         *(
             (name, exact_device.paths, size[1], {**priced, "T": size[0], "WIDE": name == "wide"})
             for name, size in (("narrow", one.narrow), ("wide", one.wide))
         ),
         ("row_wise", row_wise_device.row_wise, warps, {**score, "T": groups}),
-        ("walk", walk_device.walk, walk_warps, {**score, "T": walked, "PRUNE": magnitude}),
+        *(
+            (how, walk_device.walk, walk_warps, {**score, "T": walked, "HOW": how})
+            for how in ("keep", "prune", "refill")
+        ),
+        *(
+            (
+                name,
+                search_device.search,
+                search_warps,
+                {**score, "T": searched, "REPAIR": repair, "SWEEP": sweep},
+            )
+            for name, repair, sweep in (
+                ("search", True, True),
+                ("repair", True, False),
+                ("sweep", False, True),
+            )
+        ),
         ("bound", bound_device.bound, bound_warps, given),
     ]
 

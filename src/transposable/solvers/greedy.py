@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from transposable import _core
-from transposable.kernels import walk
+from transposable.kernels import search, walk
 from transposable.pattern import Structure
 from transposable.problem import Problem
 from transposable.solvers.base import Outcome, Solver
@@ -32,7 +32,7 @@ class Greedy(Solver):
         repair: do step 2, so that full tiles keep exactly N per row and column.
         sweeps: most sweeps of step 3; 0 leaves it out. Usually three to six suffice.
 
-    On a GPU the walk alone has a kernel: with repair or sweeps the CPU solves (docs/gpu.md).
+    On a GPU (docs/gpu.md) the mask is the same, entry for entry.
 
     Raises:
         SolverError: if repair is not a bool or sweeps no integer >= 0.
@@ -58,12 +58,12 @@ class Greedy(Solver):
         check_flag(self.name, "repair", self.repair)
         check_count(self.name, "sweeps", self.sweeps, 0)
 
-    def on_gpu(self, problem: Problem, *, certify: bool) -> Outcome | None:
-        if self.repair or self.sweeps:
-            return None
+    def on_gpu(self, problem: Problem, *, certify: bool) -> Outcome:
         kept, pattern = problem.mask(), problem.pattern
         arguments = (problem.matrices, kept, pattern.n, pattern.m, problem.magnitude)
-        nans = walk.fill(*arguments, prune=False)
+        nans = walk.fill(*arguments, how="keep")
+        if self.repair or self.sweeps:
+            search.improve(*arguments, repair=self.repair, sweeps=self.sweeps)
         return Outcome(kept, stats={"ran_on": str(kept.device)}, nans=nans)
 
     def run(self, problem: Problem, *, certify: bool) -> Outcome:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from transposable import _core
-from transposable.kernels import walk
+from transposable.kernels import search, walk
 from transposable.pattern import Structure
 from transposable.problem import Problem
 from transposable.solvers.base import Outcome, Solver
@@ -37,7 +37,7 @@ class TwoApprox(Solver):
     The bound of a solution is sum(scores) - W(P) / 2, by the inequality above; inf when a score is
     negative.
 
-    On a GPU the walk alone has a kernel: with repair the CPU solves (docs/gpu.md).
+    On a GPU (docs/gpu.md) the mask is the same, entry for entry.
 
     Raises:
         SolverError: if repair is not a bool.
@@ -63,23 +63,19 @@ class TwoApprox(Solver):
     def __post_init__(self) -> None:
         check_flag(self.name, "repair", self.repair)
 
-    def on_gpu(self, problem: Problem, *, certify: bool) -> Outcome | None:
-        if self.repair:
-            return None
+    def on_gpu(self, problem: Problem, *, certify: bool) -> Outcome:
         kept, pattern = problem.mask(), problem.pattern
         arguments = (problem.matrices, kept, pattern.n, pattern.m, problem.magnitude)
-        nans = walk.fill(*arguments, prune=True)
-        stats = {"ran_on": str(kept.device)}
-        if not certify:
-            return Outcome(kept, stats=stats, nans=nans)
-        if int(nans):
-            problem.check_nan()
-        scores = problem.scores()
-        if bool((scores < 0).any()):
-            return Outcome(kept, stats=stats)
-        held = torch.where(kept, scores, 0).sum(dtype=torch.float64)
-        pruned = torch.where(kept, 0, scores).sum(dtype=torch.float64)
-        return Outcome(kept, float(held + pruned / 2), stats=stats)
+        nans = walk.fill(*arguments, how="prune")
+        bound = math.inf
+        if certify:
+            if int(nans):
+                problem.check_nan()
+            bound = self._bound_there(problem, kept)
+        if self.repair:
+            walk.fill(*arguments, how="refill")
+            search.improve(*arguments, repair=True, sweeps=0)
+        return Outcome(kept, bound, stats={"ran_on": str(kept.device)}, nans=nans)
 
     def run(self, problem: Problem, *, certify: bool) -> Outcome:
         kept = self._mask(problem, self.repair)
@@ -101,3 +97,12 @@ class TwoApprox(Solver):
         held = _core.kept_sum(matrices, as_published, magnitude, threads)
         pruned = _core.kept_sum(matrices, ~as_published, magnitude, threads)
         return held + pruned / 2
+
+    def _bound_there(self, problem: Problem, as_published: torch.Tensor) -> float:
+        """The same where the scores are."""
+        scores = problem.scores()
+        if bool((scores < 0).any()):
+            return math.inf
+        held = torch.where(as_published, scores, 0).sum(dtype=torch.float64)
+        pruned = torch.where(as_published, 0, scores).sum(dtype=torch.float64)
+        return float(held + pruned / 2)

@@ -21,6 +21,7 @@ class Schedule:
         rounds: rounds of the wave, each of rows and columns.
         steps: bisections of a half round.
         wave, narrow, wide: tiles of a program and its warps; no more than registers can hold.
+        enumerated: the same where all masks are compared instead, which 4 x 4 tiles allow.
     """
 
     rounds: int
@@ -28,10 +29,11 @@ class Schedule:
     wave: tuple[int, int]
     narrow: tuple[int, int]
     wide: tuple[int, int]
+    enumerated: tuple[int, int] | None = None
 
 
 SCHEDULES: Final = {
-    4: Schedule(4, 6, (128, 4), (8, 1), (8, 1)),
+    4: Schedule(4, 6, (128, 4), (8, 1), (8, 1), enumerated=(128, 4)),
     8: Schedule(5, 8, (64, 4), (4, 1), (4, 1)),
     16: Schedule(7, 9, (16, 4), (2, 1), (1, 1)),
     32: Schedule(9, 10, (4, 4), (1, 8), (1, 4)),
@@ -64,12 +66,12 @@ def fill(
         u, v: float64 [batch, down, across, m], contiguous and zero, or None.
 
     Returns:
-        int32 [3] on the device: tiles that the wave left, tiles solved in 50 bits, tiles with a NaN
-        (which keep nothing).
+        int32 [3] on the device: tiles that the wave left (none if enumerated), tiles solved in 50
+        bits, tiles with a NaN (which keep nothing).
 
     Complexity: O(weights) memory traffic, and 4 bytes a tile and column of workspace.
     """
-    from transposable.kernels.exact import device
+    from transposable.kernels.exact import device, four
 
     tiles = Tiles.of(matrices, m)
     counters = torch.zeros(3, dtype=torch.int32, device=matrices.device)
@@ -77,32 +79,39 @@ def fill(
         return counters
     raw, kind = bits_of(matrices)
     schedule = SCHEDULES[m]
-    places = [torch.empty(tiles.count, dtype=torch.int32, device=raw.device) for _ in range(2)]
-    todo, wide = places
-    warm = torch.empty(tiles.count, m, dtype=torch.int32, device=raw.device)
+    wide = torch.empty(tiles.count, dtype=torch.int32, device=raw.device)
+    todo = warm = wide
+    if schedule.enumerated is None:  # else nothing is left for the narrow paths
+        todo, warm = torch.empty_like(wide), wide.new_empty(tiles.count, m)
     prices = u is not None and v is not None
     # A pointer is needed even where none is written.
     u_at, v_at = (u, v) if prices else (warm, warm)
-    shared = (*tiles.sizes, *strides_of(raw), *strides_of(kept), n)
-    common = {"M": m, "KIND": kind, "MAGNITUDE": magnitude, "PRICES": prices}
+    shared = (*tiles.sizes, *strides_of(raw), *strides_of(kept))
+    common = {"KIND": kind, "MAGNITUDE": magnitude, "PRICES": prices}
     kept = bytes_of(kept)
 
     def programs(per_program: int, most: int) -> tuple[int]:
         return (min(-(-tiles.count // per_program), most),)
 
     most = processors(raw.device) * PROGRAMS
+    left = [(True, wide, schedule.wide)]
     with current(raw.device):
-        per_program, warps = schedule.wave
-        device.wave[programs(per_program, tiles.count)](
-            raw, kept, u_at, v_at, todo, wide, warm, counters, *shared,
-            **common, T=per_program, ROUNDS=schedule.rounds, STEPS=schedule.steps, num_warps=warps,
-        )  # fmt: skip
-        for is_wide, listed, (per_program, warps) in (
-            (False, todo, schedule.narrow),
-            (True, wide, schedule.wide),
-        ):
+        if schedule.enumerated is not None:
+            per_program, warps = schedule.enumerated
+            four.four[programs(per_program, tiles.count)](
+                raw, kept, u_at, v_at, wide, counters, *shared,
+                **common, N=n, T=per_program, num_warps=warps,
+            )  # fmt: skip
+        else:
+            per_program, warps = schedule.wave
+            device.wave[programs(per_program, tiles.count)](
+                raw, kept, u_at, v_at, todo, wide, warm, counters, *shared, n, **common, M=m,
+                T=per_program, ROUNDS=schedule.rounds, STEPS=schedule.steps, num_warps=warps,
+            )  # fmt: skip
+            left.insert(0, (False, todo, schedule.narrow))
+        for is_wide, listed, (per_program, warps) in left:
             device.paths[programs(per_program, most)](
-                raw, kept, u_at, v_at, listed, wide, warm, counters, *shared,
-                **common, T=per_program, WIDE=is_wide, num_warps=warps,
+                raw, kept, u_at, v_at, listed, wide, warm, counters, *shared, n, **common, M=m,
+                T=per_program, WIDE=is_wide, num_warps=warps,
             )  # fmt: skip
     return counters

@@ -46,9 +46,10 @@ def walk(
     T: tl.constexpr,
     KIND: tl.constexpr,
     MAGNITUDE: tl.constexpr,
-    PRUNE: tl.constexpr,
+    HOW: tl.constexpr,
 ):
-    """T tiles: keep the heavy while there is room, or prune the light while quotas are open."""
+    """T tiles: HOW is "keep", "prune" or "refill"; see ``fill``."""
+    PRUNE: tl.constexpr = HOW == "prune"
     tile = tl.program_id(0) * T + tl.arange(0, T)
     batch, top, left, height, width = place(tile, count, rows, cols, down, across, M)
     real = inside(height, width, M)
@@ -60,8 +61,10 @@ def walk(
     line = tl.arange(0, M)
     index = line[None, :, None] * M + line[None, None, :]
     unwanted = (score < 0) & ~full & real
-    # The greatest key is first in the walk; ties go in row-major order.
-    key = (-score if PRUNE else score).to(tl.int64) * (M * M) - index
+    # The greatest key is first in the walk; ties go in row-major order, backwards to refill.
+    later = index if HOW == "refill" else -index
+    key = (-score if PRUNE else score).to(tl.int64) * (M * M) + later
+    kept_at = kept_ptr + block_offsets(batch, top, left, kept_batch, kept_row, kept_col, M)
     if PRUNE:
         # What rows and columns have yet to lose.
         by_row = tl.maximum(width - n, 0)[:, None] + tl.zeros((T, M), tl.int32)
@@ -72,6 +75,11 @@ def walk(
         by_row = tl.zeros((T, M), tl.int32) + n
         by_col = tl.zeros((T, M), tl.int32) + n
         going = real & ~unwanted
+        if HOW == "refill":
+            had = tl.load(kept_at, mask=real, other=0) != 0
+            by_row -= tl.sum(had.to(tl.int32), 2)
+            by_col -= tl.sum(had.to(tl.int32), 1)
+            going = going & ~had & (by_row > 0)[:, :, None] & (by_col > 0)[:, None, :]
     going = going & ~nan[:, None, None]
     open_ = going.to(tl.int32)
     taken = tl.zeros((T, M, M), tl.int32)
@@ -88,9 +96,10 @@ def walk(
             going = (by_row > 0)[:, :, None] & (by_col > 0)[:, None, :]
         open_ = tl.where(first | ~going, 0, open_)
     kept = (taken == 0) if PRUNE else (taken > 0)
+    if HOW == "refill":
+        kept = kept | had
     kept = kept & ~nan[:, None, None]
-    kept_offsets = block_offsets(batch, top, left, kept_batch, kept_row, kept_col, M)
-    tl.store(kept_ptr + kept_offsets, kept.to(tl.int8), mask=real)
+    tl.store(kept_at, kept.to(tl.int8), mask=real)
     total = tl.sum((nan & (tile < count)).to(tl.int32), 0)
     if total > 0:
         tl.atomic_add(nans_ptr, total)
