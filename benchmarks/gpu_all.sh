@@ -13,8 +13,8 @@ Builds and installs the package offline, runs tests/gpu and the GPU benchmarks, 
 
 environment:
   PYTHON         the interpreter that has torch with CUDA (python3)
-  SKIP_INSTALL   1: the package is installed already
   SECONDS_ALL    for everything, 530; what has no time left is not begun, and said
+  PARTS          what to do, "install tests masks matmul block"; to repeat one: PARTS=masks
 TEXT
 }
 
@@ -24,6 +24,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 PYTHON="${PYTHON:-python3}"
 OUT="${1:-benchmarks/results}"
 LIMIT="${SECONDS_ALL:-530}"
+PARTS=" ${PARTS:-install tests masks matmul block} "
 mkdir -p "$OUT" || exit 1
 OUT="$(cd "$OUT" && pwd)"
 SUMMARY="$OUT/gpu_all.txt"
@@ -37,6 +38,8 @@ trap 'rm -rf "$TRANSPOSABLE_CACHE"' EXIT
 export CUBLAS_WORKSPACE_CONFIG=":4096:8"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 export PYTHONUNBUFFERED=1
+
+wanted() { [[ "$PARTS" == *" $1 "* ]]; }
 
 # part NAME MOST COMMAND...: at most MOST seconds, and never beyond the limit of the whole.
 part() {
@@ -76,7 +79,7 @@ PY
 
 versions 2>&1 | tee -a "$SUMMARY"
 
-if [[ "${SKIP_INSTALL:-0}" != 1 ]]; then
+if wanted install; then
     # Without isolation pip takes the build tools that are there, of whatever version: the one that
     # pyproject.toml names only decides the text of the stub.
     CMAKE_BUILD_PARALLEL_LEVEL="${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}" part install 150 \
@@ -85,18 +88,15 @@ if [[ "${SKIP_INSTALL:-0}" != 1 ]]; then
 fi
 
 # The tests and benchmarks are not part of the package; the package is the installed one.
-part tests 170 "$PYTHON" -m pytest -q --maxfail=20 -p no:cacheprovider -rs tests/gpu \
-    > "$OUT/gpu_tests.txt" 2>&1
-tail -n 25 "$OUT/gpu_tests.txt"
-
-part matmul 170 "$PYTHON" -m benchmarks.gpu_matmul --seconds 120 --json "$OUT/gpu_matmul.json"
-part block 110 "$PYTHON" -m benchmarks.gpu_block --seconds 70 --json "$OUT/gpu_block.json"
-if [[ -f benchmarks/gpu_masks.py ]]; then
-    part masks 130 "$PYTHON" -m benchmarks.gpu_masks --json "$OUT/gpu_masks.json"
-else
-    echo "masks: benchmarks/gpu_masks.py is not there" | tee -a "$SUMMARY"
-    ((STATUS)) || STATUS=1
+if wanted tests; then
+    part tests 170 "$PYTHON" -m pytest -q --maxfail=20 -p no:cacheprovider -rs tests/gpu \
+        > "$OUT/gpu_tests.txt" 2>&1
+    tail -n 25 "$OUT/gpu_tests.txt"
 fi
+wanted masks && part masks 130 "$PYTHON" -m benchmarks.gpu_masks --json "$OUT/gpu_masks.json"
+wanted matmul &&
+    part matmul 170 "$PYTHON" -m benchmarks.gpu_matmul --seconds 120 --json "$OUT/gpu_matmul.json"
+wanted block && part block 110 "$PYTHON" -m benchmarks.gpu_block --seconds 70 --json "$OUT/gpu_block.json"
 
 echo "all: status $STATUS, $SECONDS s" | tee -a "$SUMMARY"
 exit "$STATUS"

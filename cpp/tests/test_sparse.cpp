@@ -102,6 +102,8 @@ int main() {
               run({rows, cols, samples, row_block, col_block, density, 1 + int(rows + samples) % 3}, draw);
   run({24, 600, 1100, 8, 2048, 0.5, 2}, draw);  // more columns and samples than are at hand at once
   run({24, 600, 1100, 4, 128, 0.5, 2}, draw);
+  // Strips of rows, several blocks to a call, columns that are bytes and long runs of fours.
+  for (const double density : {0.25, 0.5}) run({300, 520, 70, 4, 256, density, 3}, draw);
   test_refused();
   return check::result("test_sparse");
 }
